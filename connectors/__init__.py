@@ -1,0 +1,1 @@
+"""The contract between application, Debezium and consumer: outbox table, events, payloads, topics, connectors."""

@@ -1,0 +1,1 @@
+"""Properties of Kafka Connect workers, for every way of starting them."""

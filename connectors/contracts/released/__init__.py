@@ -1,0 +1,1 @@
+"""The Avro schemas as of the last release: newer ones must read what these wrote."""

@@ -1,0 +1,1 @@
+"""The revisions of the outbox, oldest first by their number."""

@@ -1,0 +1,203 @@
+"""The entity topics through librdkafka: one member of the group, and the dead-letter producer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import confluent_kafka
+import structlog
+
+from consumer.ports import MisconfiguredError, Record, StreamPosition, TransientError
+
+DEAD_LETTER_FLUSH_S: Final = 10.0
+
+_log = structlog.get_logger()
+
+# The group moved on while we worked: the partitions' new owners read from the last committed offset, and the
+# ledger makes what they repeat a duplicate.
+_MOVED_ON: Final = frozenset(
+    {
+        confluent_kafka.KafkaError.ILLEGAL_GENERATION,
+        confluent_kafka.KafkaError.UNKNOWN_MEMBER_ID,
+        confluent_kafka.KafkaError.REBALANCE_IN_PROGRESS,
+        confluent_kafka.KafkaError.STALE_MEMBER_EPOCH,
+        confluent_kafka.KafkaError.FENCED_MEMBER_EPOCH,
+        confluent_kafka.KafkaError._ASSIGNMENT_LOST,  # noqa: SLF001 - librdkafka names its own errors so
+        confluent_kafka.KafkaError._NO_OFFSET,  # noqa: SLF001 - librdkafka names its own errors so
+    }
+)
+
+
+def consumer_options(*, bootstrap_servers: str, group_id: str, client_id: str, classic: bool) -> Mapping[str, Any]:
+    """Give the options of one member, written out because their defaults lose or delay events."""
+    protocol: Mapping[str, Any] = {"group.protocol": "consumer"}  # KIP-848: no stop-the-world when members change
+    if classic:
+        protocol = {
+            "group.protocol": "classic",
+            "partition.assignment.strategy": "cooperative-sticky",
+            "session.timeout.ms": 45_000,
+        }
+    return {
+        **protocol,
+        "bootstrap.servers": bootstrap_servers,
+        "group.id": group_id,
+        "client.id": client_id,
+        "enable.auto.commit": False,  # an offset moves only after the outcome is marked
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "earliest",  # the default, latest, would skip what came before the first start
+        "isolation.level": "read_committed",
+        "max.poll.interval.ms": 300_000,  # longest batch, far above STATEMENT_TIMEOUT_S
+        "fetch.wait.max.ms": 100,  # an idle fetch returns as soon as one byte is there; this bounds the long poll
+        "fetch.min.bytes": 1,
+        "fetch.error.backoff.ms": 50,
+        "queued.min.messages": 2_000,  # four batches ahead; the default, 100,000, is memory for nothing
+        "queued.max.messages.kbytes": 16_384,  # per consumer, so that memory stays flat whatever the backlog
+        "socket.nagle.disable": True,
+        "allow.auto.create.topics": False,
+    }
+
+
+def producer_options(*, bootstrap_servers: str, client_id: str) -> Mapping[str, Any]:
+    """Give the options of the dead-letter producer."""
+    return {
+        "bootstrap.servers": bootstrap_servers,
+        "client.id": f"{client_id}-dead-letter",
+        "enable.idempotence": True,
+        "acks": "all",
+        "partitioner": "murmur2_random",  # the same key goes to the partition Java's default would choose
+        "message.max.bytes": 5_242_880,
+        "delivery.timeout.ms": 10_000,
+        "allow.auto.create.topics": False,
+    }
+
+
+class KafkaEventStream:
+    """The real EventStream; joins the group when it is made."""
+
+    def __init__(
+        self,
+        consumer: Mapping[str, Any],
+        producer: Mapping[str, Any],
+        *,
+        topics: Sequence[str],
+        dead_letter_topic: str,
+    ) -> None:
+        self._consumer = confluent_kafka.Consumer(dict(consumer))
+        self._producer_options = producer
+        self._producer: confluent_kafka.Producer | None = None
+        self._dead_letter_topic = dead_letter_topic
+        self._owned: set[tuple[str, int]] = set()
+        self._consumer.subscribe(
+            list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+        )
+
+    def poll(self, *, records_max: int, timeout_s: float) -> Sequence[Record]:
+        """See ports.EventStream."""
+        # consume() with a time-out waits all of it unless the batch is full: poll for the first, then drain.
+        first = self._consumer.poll(timeout_s)
+        if first is None:
+            return ()
+        messages = [first, *self._consumer.consume(records_max - 1, 0)] if records_max > 1 else [first]
+        records = [_record(message) for message in messages if _is_record(message)]
+        # A partition may have been revoked while draining: its next owner reads these records.
+        return [record for record in records if (record.topic, record.partition) in self._owned]
+
+    def park(self, record: Record, reason: str) -> None:
+        """See ports.EventStream."""
+        if self._producer is None:
+            self._producer = confluent_kafka.Producer(dict(self._producer_options))
+        failures: list[confluent_kafka.KafkaError] = []
+
+        def delivered(error: confluent_kafka.KafkaError | None, _message: confluent_kafka.Message) -> None:
+            if error is not None:
+                failures.append(error)
+
+        headers: list[tuple[str, str | bytes | None]] = [*record.headers, *_reason_headers(record, reason)]
+        self._producer.produce(
+            self._dead_letter_topic, value=record.value, key=record.key, headers=headers, on_delivery=delivered
+        )
+        if self._producer.flush(DEAD_LETTER_FLUSH_S) or failures:
+            raise TransientError("the dead-letter topic did not take a record; its offset stays")
+
+    def commit(self, positions: Sequence[StreamPosition]) -> None:
+        """See ports.EventStream."""
+        ours = [one for one in positions if (one.topic, one.partition) in self._owned]
+        if not ours:
+            return
+        offsets = [confluent_kafka.TopicPartition(one.topic, one.partition, one.next_offset) for one in ours]
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        except confluent_kafka.KafkaException as error:
+            cause = error.args[0]
+            if cause.code() in _MOVED_ON:
+                _log.info("offsets not committed", action="commit_skipped", reason=cause.name())
+                return
+            raise TransientError(f"Kafka did not take the offsets ({cause.name()})") from error
+
+    def close(self) -> None:
+        """See ports.EventStream."""
+        self._consumer.close()
+
+    def _on_assign(self, _consumer: confluent_kafka.Consumer, given: list[confluent_kafka.TopicPartition]) -> None:
+        # The client assigns by itself, incrementally, when the callback does not.
+        self._owned |= {(one.topic, one.partition) for one in given}
+        _log.info("partitions assigned", action="assigned", partitions=_names(given))
+
+    def _on_revoke(self, _consumer: confluent_kafka.Consumer, taken: list[confluent_kafka.TopicPartition]) -> None:
+        # Batches are settled between polls, and this runs inside a poll: nothing of these partitions is in flight.
+        self._owned -= {(one.topic, one.partition) for one in taken}
+        _log.info("partitions revoked", action="revoked", partitions=_names(taken))
+
+
+def _is_record(message: confluent_kafka.Message) -> bool:
+    """Tell records from errors; librdkafka recovers from most errors by itself.
+
+    Raises:
+        TransientError, MisconfiguredError: it will not.
+    """
+    error = message.error()
+    if error is None:
+        return True
+    if error.code() == confluent_kafka.KafkaError._PARTITION_EOF:  # noqa: SLF001 - as above
+        return False
+    if error.code() in {
+        confluent_kafka.KafkaError.UNKNOWN_TOPIC_OR_PART,
+        confluent_kafka.KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        confluent_kafka.KafkaError.GROUP_AUTHORIZATION_FAILED,
+    }:
+        raise MisconfiguredError(f"Kafka: {error.name()}: create the topics (emrsync provision), or grant access")
+    if error.fatal():
+        raise TransientError(f"Kafka's client cannot go on ({error.name()})")
+    _log.warning("Kafka reports an error", action="kafka_error", reason=error.name())
+    return False
+
+
+def _record(message: confluent_kafka.Message) -> Record:
+    return Record(
+        topic=message.topic() or "",
+        partition=message.partition() or 0,
+        offset=message.offset() or 0,
+        key=message.key(),
+        value=message.value(),
+        headers=_headers(message),
+    )
+
+
+def _headers(message: confluent_kafka.Message) -> Sequence[tuple[str, bytes | None]]:
+    pairs = message.headers() or ()
+    found = pairs.items() if isinstance(pairs, dict) else pairs
+    return [(name, value.encode() if isinstance(value, str) else value) for name, value in found]
+
+
+def _reason_headers(record: Record, reason: str) -> Sequence[tuple[str, bytes]]:
+    return (
+        ("emrsync.reason", reason.encode()),
+        ("emrsync.topic", record.topic.encode()),
+        ("emrsync.partition", str(record.partition).encode()),
+        ("emrsync.offset", str(record.offset).encode()),
+    )
+
+
+def _names(partitions: Sequence[confluent_kafka.TopicPartition]) -> Sequence[str]:
+    return sorted(f"{one.topic}[{one.partition}]" for one in partitions)

@@ -1,0 +1,177 @@
+"""The consumer loop: poll, decode, settle, commit; it ends when asked to, and dies loudly when a system is lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+import structlog
+
+from connectors import events
+from connectors.events import Event
+from consumer.outcome import Failed
+from consumer.ports import EventStream, OutboxMarker, Record, Settlement, StreamPosition, Target
+from consumer.settle import newest, release_parked, report_overdue, settle_events
+
+_log = structlog.get_logger()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LoopLimits:
+    """Bounds of the loop, with their reasons.
+
+    records_max: more gains nothing (measured) and makes a batch's locks last longer.
+    bytes_max: keeps statements below max_allowed_packet whatever the payloads.
+    poll_timeout_s: how late a stop request or the chores are seen on an idle topic.
+    chores_interval_s: how often the waiting room is looked through without an event asking for it.
+    parent_wait: how long an event may wait for its parent before its row says failed.
+    dead_letters_in_a_row_max: beyond it the topic holds something else than outbox events, and parking it all
+        would only hide that.
+    """
+
+    records_max: int = 500
+    bytes_max: int = 4_194_304
+    poll_timeout_s: float = 0.5
+    chores_interval_s: float = 1.0
+    parent_wait: dt.timedelta = dt.timedelta(seconds=10)
+    dead_letters_in_a_row_max: int = 100
+
+    def __post_init__(self) -> None:
+        """Refuse bounds that make no sense."""
+        for name in ("records_max", "bytes_max", "poll_timeout_s", "chores_interval_s", "dead_letters_in_a_row_max"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: must be above 0")
+
+
+class TooManyDeadLettersError(Exception):
+    """Record after record could not be decoded; someone must look before the rest is parked too."""
+
+
+LIMITS_DEFAULT: Final = LoopLimits()
+
+
+class ConsumerLoop:
+    """One member's work; run_once is one turn, so that tests need no thread."""
+
+    def __init__(
+        self,
+        stream: EventStream,
+        target: Target,
+        marker: OutboxMarker,
+        *,
+        limits: LoopLimits = LIMITS_DEFAULT,
+        clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    ) -> None:
+        self._stream = stream
+        self._target = target
+        self._marker = marker
+        self._limits = limits
+        self._clock = clock
+        self._stopping = False
+        self._dead_letters_in_a_row = 0
+        self._chores_due_at = clock()
+
+    def stop(self) -> None:
+        """Ask the loop to end after the batch in hand; safe to call from a signal handler."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Work until stop; leave the group in every case.
+
+        Raises:
+            TransientError, MisconfiguredError: a system was lost; nothing unmarked was committed, so a restarted
+                process takes the same events up again.
+        """
+        try:
+            while not self._stopping:
+                self.run_once()
+        finally:
+            self._stream.close()
+
+    def run_once(self) -> int:
+        """Settle what one poll brings, and do the chores when they are due; return the number of records."""
+        records = self._stream.poll(records_max=self._limits.records_max, timeout_s=self._limits.poll_timeout_s)
+        for batch in self._batches(records):
+            self._settle(batch)
+        if self._clock() >= self._chores_due_at:
+            self._do_chores()
+        return len(records)
+
+    def _batches(self, records: Sequence[Record]) -> Iterator[Sequence[Record]]:
+        batch: list[Record] = []
+        size_bytes = 0
+        for record in records:
+            record_bytes = len(record.value or b"")
+            if batch and size_bytes + record_bytes > self._limits.bytes_max:
+                yield batch
+                batch, size_bytes = [], 0
+            batch.append(record)
+            size_bytes += record_bytes
+        if batch:
+            yield batch
+
+    def _settle(self, records: Sequence[Record]) -> None:
+        decoded = [event for record in records if (event := self._decode(record)) is not None]
+        positions = _next_positions(records)
+        settlements = settle_events(self._target, self._marker, decoded, positions, clock=self._clock)
+        self._stream.commit(positions)
+        _report(settlements)
+
+    def _decode(self, record: Record) -> Event | None:
+        """Read a record, or park it: durable in the dead-letter topic before its offset can move."""
+        try:
+            event = events.decode(record.key, record.value, dict(record.headers))
+        except events.EventError as error:
+            self._dead_letters_in_a_row += 1
+            if self._dead_letters_in_a_row > self._limits.dead_letters_in_a_row_max:
+                message = (
+                    f"{self._dead_letters_in_a_row} records in a row are no outbox events (last: {record.topic} "
+                    f"partition {record.partition} offset {record.offset}: {error}); nothing more is parked"
+                )
+                raise TooManyDeadLettersError(message) from error
+            self._stream.park(record, str(error))
+            _log.warning(
+                "record parked",
+                action="dead_letter",
+                topic=record.topic,
+                partition=record.partition,
+                offset=record.offset,
+                reason=str(error),
+            )
+            return None
+        self._dead_letters_in_a_row = 0
+        return event
+
+    def _do_chores(self) -> None:
+        """Release what a killed process left parked, and report what waits too long."""
+        released = newest(release_parked(self._target, None, clock=self._clock))
+        self._marker.mark(released)
+        overdue = report_overdue(self._target, self._marker, wait_limit=self._limits.parent_wait, clock=self._clock)
+        if released or overdue:
+            _log.info("chores done", action="chores", released=len(released), overdue=overdue)
+        self._chores_due_at = self._clock() + dt.timedelta(seconds=self._limits.chores_interval_s)
+
+
+def _next_positions(records: Sequence[Record]) -> Sequence[StreamPosition]:
+    offsets: dict[tuple[str, int], int] = {}
+    for record in records:
+        place = record.topic, record.partition
+        offsets[place] = max(offsets.get(place, 0), record.offset + 1)
+    return [StreamPosition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
+
+
+def _report(settlements: Sequence[Settlement]) -> None:
+    for settlement in settlements:
+        if isinstance(settlement.outcome, Failed):
+            _log.warning(
+                "event failed",
+                action="event_failed",
+                outbox_id=str(settlement.event.outbox_id),
+                entity_type=settlement.event.key.entity_type.value,
+                entity_id=settlement.event.key.entity_id,
+                error_class=settlement.outcome.error_class.value,
+                reason=settlement.outcome.message,
+            )
+    _log.debug("batch settled", action="batch_settled", events=len(settlements))

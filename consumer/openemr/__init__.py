@@ -1,0 +1,1 @@
+"""The adapter that knows OpenEMR: its tables, its rules, and our ledger beside it."""

@@ -1,0 +1,62 @@
+"""The database account of the writer: the tables and verbs it needs on OpenEMR's server, and the ledger."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from consumer.openemr.ledger_schema import SCHEMA, checked_schema
+
+# DELETE only where a delete of the application removes a row: encounters that nothing hangs on.
+_WRITTEN: Final = {
+    "patient_data": "SELECT, INSERT, UPDATE",
+    "form_encounter": "SELECT, INSERT, UPDATE, DELETE",
+    "forms": "SELECT, INSERT, UPDATE, DELETE",
+    "procedure_order": "SELECT, INSERT, UPDATE",
+    "procedure_order_code": "SELECT, INSERT, UPDATE",
+    "procedure_type": "SELECT, INSERT, UPDATE",
+    "prescriptions": "SELECT, INSERT, UPDATE",
+    "uuid_registry": "SELECT, INSERT",
+    "sequences": "SELECT, UPDATE",
+}
+_READ: Final = (
+    "version",
+    "globals",
+    "users",
+    "groups",
+    "facility",
+    "list_options",
+    "openemr_postcalendar_categories",
+    "billing",
+    "issue_encounter",
+)
+
+
+def apply(
+    admin_url: str, *, user: str, password: str, database: str = "openemr", ledger_schema: str = SCHEMA, host: str = "%"
+) -> None:
+    """Create the account or reset its password, and grant what it needs; harmless when repeated.
+
+    admin_url is a SQLAlchemy URL of an account with GRANT OPTION. Host '%' lets it come from any address; narrow it.
+    """
+    ledger = checked_schema(ledger_schema)
+    engine = sa.create_engine(admin_url)
+    preparer = engine.dialect.identifier_preparer
+    place = preparer.quote_identifier(database)
+    try:
+        with engine.begin() as connection:
+            account = "%s@%s"
+            connection.exec_driver_sql(f"CREATE USER IF NOT EXISTS {account} IDENTIFIED BY %s", (user, host, password))
+            connection.exec_driver_sql(f"ALTER USER {account} IDENTIFIED BY %s", (user, host, password))
+            for table, verbs in (*_WRITTEN.items(), *((table, "SELECT") for table in _READ)):
+                name = preparer.quote_identifier(table)
+                connection.exec_driver_sql(f"GRANT {verbs} ON {place}.{name} TO {account}", (user, host))
+            connection.exec_driver_sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {ledger}.* TO {account}", (user, host))
+    finally:
+        engine.dispose()
+
+
+def written_tables() -> frozenset[str]:
+    """Return the tables of OpenEMR that the account may change."""
+    return frozenset(_WRITTEN)

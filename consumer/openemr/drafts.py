@@ -1,0 +1,166 @@
+"""Payloads to columns: which field goes where, in which words, and whether this site can hold it."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from connectors.events import EntityKey
+from consumer.openemr.site import Site, Width
+from consumer.outcome import ErrorClass
+
+Read: TypeAlias = Callable[[Any], Any]
+
+DATE_MIN: Final = dt.date(1000, 1, 1)
+"""First day of the range MariaDB and MySQL state for DATE and DATETIME."""
+
+EXTERNAL_ID_CHARACTERS_MAX: Final = 20
+"""Width of every external_id; the column is a courtesy to people, the entity map is the key."""
+
+
+class FieldError(Exception):
+    """This site cannot hold a field; the message names it and the reason."""
+
+    def __init__(self, error_class: ErrorClass, message: str) -> None:
+        self.error_class = error_class
+        super().__init__(message)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Field:
+    """One column and the payload field it comes from; of several columns the first this version has is used."""
+
+    name: str
+    columns: Sequence[str]
+    read: Read
+    absent: Any = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RowDraft:
+    """The columns of one entity: its own row's, and for a diagnostic order its line's.
+
+    dated: local time for the forms row; live: False for a prescription written as inactive; detail: remarks.
+    """
+
+    kind: str
+    values: Sequence[Any]
+    parents: Sequence[EntityKey]
+    line: Sequence[Any] = ()
+    dated: dt.datetime | None = None
+    live: bool = True
+    detail: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shape:
+    """The columns of one table that we write on this site, in order, each with its reader and width."""
+
+    table: str
+    columns: tuple[str, ...]
+    _readers: tuple[tuple[str, Read, Any, int, bool], ...]
+
+    def values(self, payload: Any) -> tuple[Any, ...]:
+        """Read the values.
+
+        Raises:
+            FieldError: a value is longer than its column, or a reader refused it.
+        """
+        values = []
+        for name, read, absent, limit, in_bytes in self._readers:
+            value = read(payload)
+            if value is None:
+                value = absent
+            elif limit and len(value.encode() if in_bytes else value) > limit:
+                raise self._too_long(name, value, limit, in_bytes=in_bytes)
+            values.append(value)
+        return tuple(values)
+
+    def _too_long(self, name: str, value: str, limit: int, *, in_bytes: bool) -> FieldError:
+        column = self.columns[[reader[0] for reader in self._readers].index(name)]
+        size = f"{len(value.encode())} bytes" if in_bytes else f"{len(value)} characters"
+        message = f"{name}: has {size}, OpenEMR's {self.table}.{column} holds {limit}"
+        return FieldError(ErrorClass.TOO_LONG, message)
+
+
+def shape(site: Site, table: str, fields: Sequence[Field]) -> Shape:
+    """Keep the fields whose column this version has, and take the widths from its schema."""
+    have = site.columns[table]
+    columns: list[str] = []
+    readers: list[tuple[str, Read, Any, int, bool]] = []
+    for field in fields:
+        column = next((name for name in field.columns if name in have), None)
+        if column is None:
+            continue
+        width = have[column] or Width(0, in_bytes=False)
+        columns.append(column)
+        readers.append((field.name, field.read, field.absent, width.limit, width.in_bytes))
+    return Shape(table, tuple(columns), tuple(readers))
+
+
+def option(site: Site, list_id: str, name: str, value: str) -> str:
+    """Return an option id as the list spells it.
+
+    Raises:
+        FieldError: this site's list has no such option.
+    """
+    options = site.options[list_id]
+    if value in options:
+        return value
+    # The one option whose spelling differs between versions and, on upgraded sites, between lists.
+    for other in _DECLINED:
+        if value in _DECLINED and other in options:
+            return other
+    message = f"{name}: is no option of OpenEMR's list {list_id}"
+    raise FieldError(ErrorClass.UNKNOWN_OPTION, message)
+
+
+_DECLINED: Final = ("decline_to_specify", "declne_to_specfy")
+
+
+def first_option(site: Site, list_id: str, candidates: Sequence[str]) -> str:
+    """Return the first candidate that the site's list has, or the last one when it has none of them."""
+    options = site.options[list_id]
+    return next((candidate for candidate in candidates if candidate in options), candidates[-1])
+
+
+def checked_date(name: str, value: dt.date | None) -> dt.date | None:
+    """Return the date; raise FieldError when the database's DATE does not reach back so far."""
+    if value is not None and value < DATE_MIN:
+        raise FieldError(ErrorClass.REFUSED, f"{name}: is before {DATE_MIN}, which OpenEMR's dates cannot hold")
+    return value
+
+
+def local_time(site: Site, name: str, value: dt.datetime | None) -> dt.datetime | None:
+    """Return the site's local time of an instant, to the second as OpenEMR's datetime columns hold it."""
+    if value is None:
+        return None
+    try:
+        local = value.astimezone(site.zone).replace(tzinfo=None, microsecond=0)
+    except OverflowError:
+        raise FieldError(ErrorClass.REFUSED, f"{name}: is out of range") from None
+    checked_date(name, local.date())
+    return local
+
+
+def external_id(value: str) -> str | None:
+    """Return an id where OpenEMR's column can hold it whole; a cut id would be another id."""
+    return value if len(value) <= EXTERNAL_ID_CHARACTERS_MAX else None
+
+
+def provider(site: Site, npi: str | None) -> tuple[int, str | None]:
+    """Return users.id by NPI (0 for none), and a remark when the site does not know the NPI."""
+    if npi is None:
+        return 0, None
+    known = site.providers.get(npi)
+    return (0, "provider_npi: no user of OpenEMR has it; written without provider") if known is None else (known, None)
+
+
+def remarks(*found: str | None) -> str | None:
+    """Join remarks; None when there is none."""
+    return "; ".join(remark for remark in found if remark) or None
+
+
+NO_CONSTANTS: Final[Mapping[str, str]] = {}

@@ -1,0 +1,122 @@
+"""What an error of OpenEMR's database means for the events, in words without values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import sqlalchemy as sa
+
+from consumer.outcome import ErrorClass
+from consumer.ports import MisconfiguredError, RaceError, RefusedError, TransientError
+
+# Numbers of MariaDB's and MySQL's error catalogues, and of the client's.
+_TRANSIENT: Final = {
+    0: "connection lost",
+    1020: "row changed under a snapshot",
+    1040: "too many connections",
+    1053: "server is shutting down",
+    1158: "network read error",
+    1159: "network read time-out",
+    1160: "network write error",
+    1161: "network write time-out",
+    1203: "too many connections of this account",
+    1205: "lock wait time-out",
+    1213: "deadlock",
+    1290: "server is read-only",
+    1317: "query interrupted",
+    1792: "transaction is read-only",
+    1836: "server is read-only",
+    1927: "connection killed",
+    1969: "statement time limit",
+    2002: "cannot connect",
+    2003: "cannot connect",
+    2006: "server has gone away",
+    2013: "connection lost during a query",
+    2014: "connection out of step",
+    2055: "connection lost",
+    3024: "statement time limit",
+    4031: "server closed an idle connection",
+}
+_REFUSED: Final = {
+    1048: "must not be absent",
+    1062: "is taken",
+    1136: "count of values is wrong",
+    1153: "the statement is larger than max_allowed_packet",
+    1264: "is out of range",
+    1265: "does not fit the column's type",
+    1292: "is no valid date, time or number",
+    1300: "holds an invalid character",
+    1364: "has no default and no value",
+    1366: "holds a character or value the column cannot store",
+    1406: "is longer than the column",
+    1411: "is no valid date or time",
+    1451: "other rows refer to it",
+    1452: "refers to a row that is not there",
+    3819: "breaks a check constraint",
+    4025: "breaks a check constraint",
+}
+_MISCONFIGURED: Final = {
+    1044: "the account may not use the database",
+    1045: "the account or its password is refused",
+    1049: "there is no such database",
+    1054: "a column is not there: the schema changed, start again",
+    1142: "the account lacks a right: run emrsync provision",
+    1143: "the account lacks a right: run emrsync provision",
+    1146: "a table is not there: run emrsync provision",
+    1698: "the account or its password is refused",
+}
+_DUPLICATE: Final = 1062
+
+# Numbers that OpenEMR's own code may take at the same moment; the next try takes others.
+_RACED: Final = {("patient_data", "pid"), ("prescriptions", "PRIMARY")}
+
+_TABLE: Final = re.compile(
+    r"^\s*(?:INSERT INTO|UPDATE|DELETE FROM|SELECT .*? FROM)\s+`?([\w.]+)`?", re.IGNORECASE | re.DOTALL
+)
+_COLUMN: Final = re.compile(
+    r"(?:column|for key) (?:`\w+`\.)*[`']?(?:\w+\.)?(\w+)[`']?(?: at row \d+| in 'row')?$", re.IGNORECASE
+)
+
+
+@contextmanager
+def translated(ledger_schema: str) -> Iterator[None]:
+    """Raise what the use cases know instead of the driver's errors; the cause is cut off, since it holds values.
+
+    Raises:
+        TransientError, RaceError, RefusedError, MisconfiguredError.
+    """
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        raise _meaning(error, ledger_schema) from None
+
+
+def _meaning(error: sa.exc.DBAPIError, ledger_schema: str) -> Exception:
+    arguments = error.orig.args if error.orig is not None else ()
+    number = arguments[0] if arguments and isinstance(arguments[0], int) else 0
+    text = arguments[1] if len(arguments) > 1 and isinstance(arguments[1], str) else ""
+    table = _table(error.statement)
+    if number in _TRANSIENT or error.connection_invalidated:
+        return TransientError(f"OpenEMR's database: {_TRANSIENT.get(number, 'connection lost')} ({number})")
+    if number == _DUPLICATE and (table.startswith(f"{ledger_schema}.") or (table, _column(text)) in _RACED):
+        return RaceError(f"{table}: another writer was first")
+    if number in _REFUSED:
+        column = _column(text)
+        where = f"{table}.{column}" if column else table
+        error_class = ErrorClass.CONFLICT if number == _DUPLICATE else ErrorClass.REFUSED
+        return RefusedError(error_class, f"{where}: {_REFUSED[number]} (database error {number})")
+    reason = _MISCONFIGURED.get(number, f"a statement on {table} was refused")
+    return MisconfiguredError(f"OpenEMR's database: {reason} (database error {number})")
+
+
+def _table(statement: str | None) -> str:
+    found = _TABLE.match(statement or "")
+    return found[1] if found else "OpenEMR"
+
+
+def _column(text: str) -> str | None:
+    found = _COLUMN.search(text)
+    return found[1] if found else None

@@ -1,0 +1,233 @@
+"""The ledger's statements: settled events, the entity map, the waiting room, the stream's positions."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from connectors.events import EntityKey, Event
+from connectors.outbox import EntityType, Operation, TargetSystem
+from consumer.openemr.statements import Row, insert_rows, select_in
+from consumer.outcome import Applied, Stale, Waiting
+from consumer.ports import Mapped, StreamPosition
+
+DETAIL_CHARACTERS_MAX: Final = 500
+
+_MAP_COLUMNS: Final = (
+    "entity_type",
+    "entity_id",
+    "kind",
+    "local_id",
+    "row_id",
+    "uuid",
+    "parent_id",
+    "last_seq",
+    "content_hash",
+    "deleted_at",
+)
+_MAP_UPSERT: Final = "ON DUPLICATE KEY UPDATE updated_at = VALUES(updated_at), " + ", ".join(
+    f"{name} = VALUES({name})" for name in _MAP_COLUMNS[2:]
+)
+_WAITING_COLUMNS: Final = (
+    "outbox_id",
+    "entity_type",
+    "entity_id",
+    "operation",
+    "target_system",
+    "seq",
+    "payload_version",
+    "created_at",
+    "payload",
+    "parent_type",
+    "parent_id",
+)
+_NOW: Final = "UTC_TIMESTAMP(6)"
+
+
+class Ledger:
+    """Statements on one ledger schema, for use inside the caller's transaction."""
+
+    def __init__(self, schema: str, group_id: str) -> None:
+        self._schema = schema
+        self._group_id = group_id
+
+    def settled(self, connection: sa.Connection, outbox_ids: Sequence[uuid.UUID]) -> frozenset[uuid.UUID]:
+        """Return those of the events that were settled."""
+        sql = f"SELECT outbox_id FROM {self._schema}.applied_event WHERE outbox_id IN %s"  # noqa: S608
+        return frozenset(
+            uuid.UUID(bytes=row[0]) for row in select_in(connection, sql, [one.bytes for one in outbox_ids])
+        )
+
+    def mapped(self, connection: sa.Connection, keys: Sequence[EntityKey], *, lock: bool) -> Mapping[EntityKey, Mapped]:
+        """Return the map rows of entities; with lock, hold them, taken in the order of the primary key."""
+        found: dict[EntityKey, Mapped] = {}
+        for entity_type in sorted({key.entity_type for key in keys}):
+            ids = sorted(key.entity_id for key in keys if key.entity_type == entity_type)
+            suffix = "ORDER BY entity_id FOR UPDATE" if lock else ""
+            sql = (
+                "SELECT entity_id, kind, local_id, row_id, uuid, parent_id, last_seq, content_hash, deleted_at "  # noqa: S608
+                f"FROM {self._schema}.entity_map WHERE entity_id IN %s AND entity_type = %s {suffix}"
+            )
+            for entity_id, *rest in select_in(connection, sql, ids, entity_type.value):
+                found[EntityKey(entity_type, entity_id)] = Mapped(*rest)
+        return found
+
+    def insert_map(self, connection: sa.Connection, rows: Sequence[tuple[EntityKey, Mapped]]) -> None:
+        """Map new entities; another member's row of the same entity makes it fail."""
+        self._write_map(connection, rows, "")
+
+    def update_map(self, connection: sa.Connection, rows: Sequence[tuple[EntityKey, Mapped]]) -> None:
+        """Rewrite map rows that this transaction holds."""
+        self._write_map(connection, rows, _MAP_UPSERT)
+
+    def _write_map(self, connection: sa.Connection, rows: Sequence[tuple[EntityKey, Mapped]], suffix: str) -> None:
+        constants = {"created_at": _NOW, "updated_at": _NOW}
+        values = [_map_row(key, mapped) for key, mapped in rows]
+        insert_rows(connection, f"{self._schema}.entity_map", _MAP_COLUMNS, values, constants=constants, suffix=suffix)
+
+    def record(
+        self,
+        connection: sa.Connection,
+        settled: Sequence[tuple[Event, Applied | Stale]],
+        positions: Sequence[StreamPosition],
+    ) -> None:
+        """Write settled events and next offsets."""
+        columns = (
+            "outbox_id",
+            "entity_type",
+            "entity_id",
+            "seq",
+            "operation",
+            "target_system",
+            "outcome",
+            "detail",
+        )
+        rows = [_applied_row(event, outcome) for event, outcome in settled]
+        insert_rows(connection, f"{self._schema}.applied_event", columns, rows, constants={"applied_at": _NOW})
+        insert_rows(
+            connection,
+            f"{self._schema}.stream_position",
+            ("group_id", "topic", "partition_no", "next_offset"),
+            [(self._group_id, one.topic, one.partition, one.next_offset) for one in positions],
+            constants={"updated_at": _NOW},
+            suffix="ON DUPLICATE KEY UPDATE next_offset = VALUES(next_offset), updated_at = VALUES(updated_at)",
+        )
+
+    def park(self, connection: sa.Connection, waiting: Sequence[tuple[Event, Waiting]]) -> None:
+        """Keep events, payload and all, until their parent comes."""
+        rows = [
+            (*_event_row(event), outcome.parent.entity_type.value, outcome.parent.entity_id)
+            for event, outcome in waiting
+        ]
+        insert_rows(
+            connection,
+            f"{self._schema}.waiting_event",
+            _WAITING_COLUMNS,
+            rows,
+            constants={"since": _NOW},
+            suffix="ON DUPLICATE KEY UPDATE parent_type = VALUES(parent_type), parent_id = VALUES(parent_id)",
+        )
+
+    def release(self, connection: sa.Connection, outbox_ids: Sequence[uuid.UUID]) -> None:
+        """Forget parked events."""
+        connection.exec_driver_sql(
+            f"DELETE FROM {self._schema}.waiting_event WHERE outbox_id IN %s",  # noqa: S608
+            (tuple(one.bytes for one in outbox_ids),),
+        )
+
+    def releasable(self, connection: sa.Connection, limit: int, keys: Sequence[EntityKey] | None) -> Sequence[Event]:
+        """See ports.Target; two indexed reads, since one with OR would read the whole waiting room."""
+        if keys is not None and not keys:
+            return ()
+        columns = ", ".join(f"w.{name}" for name in _WAITING_COLUMNS[:9])
+        waiting, entity_map = f"{self._schema}.waiting_event", f"{self._schema}.entity_map"
+        among = ("AND (w.parent_type, w.parent_id) IN %s", "AND (w.entity_type, w.entity_id) IN %s")
+        pairs = tuple((key.entity_type.value, key.entity_id) for key in keys or ())
+        parent_alive, moved_on = (
+            f"SELECT {columns} FROM {waiting} w JOIN {entity_map} m "  # noqa: S608
+            f"ON m.entity_type = w.{side}_type AND m.entity_id = w.{side}_id "
+            f"WHERE {condition} {'' if keys is None else among[index]}"
+            for index, (side, condition) in enumerate(
+                (("parent", "m.local_id IS NOT NULL AND m.deleted_at IS NULL"), ("entity", "m.last_seq >= w.seq"))
+            )
+        )
+        values = () if keys is None else (pairs, pairs)
+        rows = connection.exec_driver_sql(f"{parent_alive} UNION {moved_on} ORDER BY seq LIMIT %s", (*values, limit))
+        return [_event(row) for row in rows]
+
+    def overdue(self, connection: sa.Connection, since: dt.datetime, limit: int) -> Sequence[tuple[Event, Waiting]]:
+        """Return parked events that wait since before `since` and were not reported."""
+        columns = ", ".join(_WAITING_COLUMNS)
+        rows = connection.exec_driver_sql(
+            f"SELECT {columns} FROM {self._schema}.waiting_event "  # noqa: S608
+            "WHERE overdue_at IS NULL AND since < %s ORDER BY since LIMIT %s",
+            (since.astimezone(dt.UTC).replace(tzinfo=None), limit),
+        )
+        return [(_event(row[:9]), Waiting(EntityKey(EntityType(row[9]), row[10]))) for row in rows]
+
+    def reported_overdue(self, connection: sa.Connection, outbox_ids: Sequence[uuid.UUID]) -> None:
+        """Remember that these were reported."""
+        connection.exec_driver_sql(
+            f"UPDATE {self._schema}.waiting_event SET overdue_at = {_NOW} WHERE outbox_id IN %s",  # noqa: S608
+            (tuple(one.bytes for one in outbox_ids),),
+        )
+
+
+def _map_row(key: EntityKey, mapped: Mapped) -> Row:
+    return (
+        key.entity_type.value,
+        key.entity_id,
+        mapped.kind,
+        mapped.local_id,
+        mapped.row_id,
+        mapped.uuid,
+        mapped.parent_id,
+        mapped.last_seq,
+        mapped.content_hash,
+        mapped.deleted_at,
+    )
+
+
+def _applied_row(event: Event, outcome: Applied | Stale) -> Row:
+    detail = outcome.detail if isinstance(outcome, Applied) else None
+    return (
+        event.outbox_id.bytes,
+        event.key.entity_type.value,
+        event.key.entity_id,
+        event.seq,
+        event.operation.value,
+        event.target_system.value,
+        "applied" if isinstance(outcome, Applied) else "stale",
+        None if detail is None else detail[:DETAIL_CHARACTERS_MAX],
+    )
+
+
+def _event_row(event: Event) -> Row:
+    return (
+        event.outbox_id.bytes,
+        event.key.entity_type.value,
+        event.key.entity_id,
+        event.operation.value,
+        event.target_system.value,
+        event.seq,
+        event.payload_version,
+        event.created_at.astimezone(dt.UTC).replace(tzinfo=None),
+        event.payload.decode("utf-8"),
+    )
+
+
+def _event(row: Sequence[Any]) -> Event:
+    return Event(
+        outbox_id=uuid.UUID(bytes=row[0]),
+        key=EntityKey(EntityType(row[1]), row[2]),
+        operation=Operation(row[3]),
+        target_system=TargetSystem(row[4]),
+        seq=row[5],
+        payload_version=row[6],
+        created_at=row[7].replace(tzinfo=dt.UTC),
+        payload=row[8].encode("utf-8"),
+    )

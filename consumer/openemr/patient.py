@@ -1,0 +1,123 @@
+"""Patients: patient_data and its registry row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from connectors.payloads import PatientV1
+from consumer.openemr.drafts import Field, RowDraft, Shape, checked_date, local_time, option, shape
+from consumer.openemr.identifiers import Numbers
+from consumer.openemr.rows import Kept, RowPlan, Written
+from consumer.openemr.site import Site
+from consumer.openemr.statements import insert_rows, update_rows
+
+KIND: Final = "patient"
+
+SEX: Final = {"male": "Male", "female": "Female", "unknown": "UNK", "other": "Other"}
+"""Option ids of list sex; it has none for other, and OpenEMR's FHIR API gives 'other' for any unknown text."""
+
+DELETED_PREFIX: Final = "deleted:"
+"""Put before pubpid of a patient deleted in the application; OpenEMR has no such state and keeps the chart."""
+
+
+class PatientTable:
+    """Writes patients on one site."""
+
+    table: Final = "patient_data"
+    id_column: Final = "pid"
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._shape = _shape(site)
+        self._insert_constants = {"date": "NOW()", **self._by("created_by"), **self._by("updated_by")}
+        self._update_constants = {"date": "NOW()", **self._by("updated_by")}
+
+    def _by(self, column: str) -> dict[str, str]:
+        return {column: str(self._site.user_id)} if column in self._site.columns["patient_data"] else {}
+
+    def draft(self, payload: PatientV1) -> RowDraft:
+        """Turn a payload into columns; raises FieldError."""
+        return RowDraft(KIND, self._shape.values(payload), ())
+
+    def insert(self, connection: sa.Connection, plans: Sequence[RowPlan], numbers: Numbers) -> Sequence[Written]:
+        """Insert patients with pids of the reserved block."""
+        pids = numbers.take_pids(len(plans), connection)
+        rows = [(pid, plan.uuid, *plan.columns.values) for pid, plan in zip(pids, plans, strict=True)]
+        columns = ("pid", "uuid", *self._shape.columns)
+        insert_rows(connection, self.table, columns, rows, constants=self._insert_constants)
+        return [Written(pid) for pid in pids]
+
+    def update(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> None:
+        """Update patients by pid."""
+        rows = [(plan.number, *plan.columns.values) for plan in plans]
+        update_rows(connection, self.table, ("pid",), self._shape.columns, rows, constants=self._update_constants)
+
+    def delete(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> Mapping[int, Kept]:
+        """Keep the charts, and take the external ids out of use."""
+        sets = ", ".join(f"{name} = {sql}" for name, sql in self._update_constants.items())
+        pids = tuple(plan.number for plan in plans)
+        connection.exec_driver_sql(
+            f"UPDATE patient_data SET pubpid = CONCAT(%s, pubpid), {sets} WHERE pid IN %s",  # noqa: S608
+            (DELETED_PREFIX, pids),
+        )
+        return dict.fromkeys(pids, Kept(_KEPT))
+
+
+_KEPT: Final = "the chart stays in OpenEMR, without its external id"
+
+
+def _shape(site: Site) -> Shape:
+    def of(name: str) -> Any:
+        return attrgetter(name)
+
+    def of_address(name: str) -> Any:
+        read = attrgetter(name)
+        return lambda patient: None if patient.address is None else read(patient.address)
+
+    def of_list(name: str, list_id: str) -> Any:
+        read = attrgetter(name)
+
+        def checked(patient: PatientV1) -> str | None:
+            value = read(patient)
+            return None if value is None else option(site, list_id, name, value)
+
+        return checked
+
+    fields = (
+        Field("patient_id", ("pubpid",), of("patient_id")),
+        Field("family_name", ("lname",), of("family_name")),
+        Field("given_name", ("fname",), of("given_name")),
+        Field("middle_name", ("mname",), of("middle_name")),
+        Field("preferred_name", ("preferred_name",), of("preferred_name"), None),
+        Field("suffix", ("suffix",), of("suffix"), None),
+        Field("title", ("title",), of("title")),
+        Field("birth_date", ("DOB",), lambda patient: checked_date("birth_date", patient.birth_date), None),
+        Field("sex", ("sex",), lambda patient: SEX[patient.sex]),
+        Field("address.line", ("street",), of_address("line")),
+        Field("address.line2", ("street_line_2",), of_address("line2"), None),
+        Field("address.city", ("city",), of_address("city")),
+        Field("address.state", ("state",), of_address("state")),
+        Field("address.postal_code", ("postal_code",), of_address("postal_code")),
+        Field("address.county", ("county",), of_address("county")),
+        Field("address.country", ("country_code",), of_address("country")),
+        Field("phone_home", ("phone_home",), of("phone_home")),
+        Field("phone_mobile", ("phone_cell",), of("phone_mobile")),
+        Field("phone_work", ("phone_biz",), of("phone_work")),
+        Field("email", ("email",), of("email")),
+        Field("marital_status", ("status",), of_list("marital_status", "marital")),
+        Field("language", ("language",), of_list("language", "language")),
+        Field("race", ("race",), of_list("race", "race")),
+        Field("ethnicity", ("ethnicity",), of_list("ethnicity", "ethnicity")),
+        Field("national_id", ("ss",), of("national_id")),
+        Field("deceased_at", ("deceased_date",), lambda patient: _time(site, patient, "deceased_at"), None),
+        Field("registered_at", ("regdate",), lambda patient: _time(site, patient, "registered_at"), None),
+    )
+    return shape(site, "patient_data", fields)
+
+
+def _time(site: Site, patient: PatientV1, name: str) -> Any:
+    return local_time(site, name, getattr(patient, name))

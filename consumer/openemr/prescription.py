@@ -1,0 +1,135 @@
+"""Medication orders: prescriptions and their registry rows."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from connectors.payloads import MedicationOrderV1
+from consumer.openemr.drafts import (
+    Field,
+    FieldError,
+    RowDraft,
+    checked_date,
+    external_id,
+    local_time,
+    option,
+    provider,
+    shape,
+)
+from consumer.openemr.identifiers import Numbers
+from consumer.openemr.order import diagnoses, order_parents
+from consumer.openemr.rows import Kept, RowPlan, Written
+from consumer.openemr.site import Site
+from consumer.openemr.statements import insert_rows, update_rows
+from consumer.outcome import ErrorClass
+
+KIND: Final = "medication"
+
+USAGE: Final = "outpatient"
+INTENT: Final = "order"
+
+_ACTIVE: Final = frozenset({"active", "completed"})
+
+
+class PrescriptionTable:
+    """Writes medication orders on one site."""
+
+    table: Final = "prescriptions"
+    id_column: Final = "id"
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._shape = shape(site, "prescriptions", _fields(site))
+        have = site.columns["prescriptions"]
+        usage, intent = site.options["medication-usage-category"], site.options["medication-request-intent"]
+        wanted = {
+            # A prescription's FHIR meta.lastUpdated is date_modified, which nothing sets by itself.
+            "date_modified": "NOW()",
+            "usage_category": f"'{USAGE}'",
+            "usage_category_title": f"'{usage.get(USAGE, '')}'",
+            "request_intent": f"'{INTENT}'",
+            "request_intent_title": f"'{intent.get(INTENT, '')}'",
+            "updated_by": str(site.user_id),
+        }
+        self._constants = {name: sql for name, sql in wanted.items() if name in have}
+        self._created = {"created_by": str(site.user_id)} if "created_by" in have else {}
+
+    def draft(self, payload: MedicationOrderV1) -> RowDraft:
+        """Turn a payload into columns; raises FieldError."""
+        detail = provider(self._site, payload.provider_npi)[1]
+        return RowDraft(
+            KIND, self._shape.values(payload), order_parents(payload), live=payload.status in _ACTIVE, detail=detail
+        )
+
+    def insert(self, connection: sa.Connection, plans: Sequence[RowPlan], numbers: Numbers) -> Sequence[Written]:
+        """Insert prescriptions with numbers of OpenEMR's sequence, above what its API may have given out itself."""
+        highest = int(connection.exec_driver_sql("SELECT COALESCE(MAX(id), 0) FROM prescriptions").scalar_one())
+        taken = numbers.take_numbers(len(plans), above=highest)
+        rows = [
+            (number, plan.uuid, plan.pid, plan.visit or None, *plan.columns.values)
+            for plan, number in zip(plans, taken, strict=True)
+        ]
+        columns = ("id", "uuid", "patient_id", "encounter", *self._shape.columns)
+        insert_rows(connection, self.table, columns, rows, constants={**self._constants, **self._created})
+        return [Written(number) for number in taken]
+
+    def update(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> None:
+        """Update prescriptions by id, and bring stopped ones back."""
+        rows = [(plan.number, plan.visit or None, *plan.columns.values) for plan in plans]
+        columns = ("encounter", *self._shape.columns)
+        update_rows(connection, self.table, ("id",), columns, rows, constants=self._constants)
+
+    def delete(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> Mapping[int, Kept]:
+        """Stop prescriptions as OpenEMR's API does; the rows stay."""
+        ids = tuple(plan.number for plan in plans)
+        connection.exec_driver_sql("UPDATE prescriptions SET active = 0, date_modified = NOW() WHERE id IN %s", (ids,))
+        return dict.fromkeys(ids, Kept())
+
+
+def _end_date(site: Site, order: MedicationOrderV1) -> dt.date | None:
+    """Completed is told by an end date alone in OpenEMR; without one it is the order's own last known day."""
+    end = checked_date("end_date", order.end_date)
+    if end is None and order.status == "completed":
+        return order.start_date or order.ordered_at.astimezone(site.zone).date()
+    return end
+
+
+def _fields(site: Site) -> Sequence[Field]:
+    def drug_form(order: MedicationOrderV1) -> int | None:
+        if order.form is None:
+            return None
+        chosen = option(site, "drug_form", "form", order.form)
+        if not chosen.isdigit():
+            raise FieldError(ErrorClass.UNKNOWN_OPTION, "form: is an option that prescriptions cannot hold")
+        return int(chosen)
+
+    def route(order: MedicationOrderV1) -> str | None:
+        return None if order.route is None else option(site, "drug_route", "route", order.route)
+
+    def ordered_date(order: MedicationOrderV1) -> Any:
+        found = local_time(site, "ordered_at", order.ordered_at)
+        return None if found is None else found.date()
+
+    return (
+        Field("order_id", ("external_id",), lambda order: external_id(order.order_id), None),
+        Field("provider_npi", ("provider_id",), lambda order: provider(site, order.provider_npi)[0], 0),
+        Field("ordered_at", ("date_added",), lambda order: local_time(site, "ordered_at", order.ordered_at), None),
+        Field("ordered_at", ("txDate",), ordered_date, None),
+        Field("start_date", ("start_date",), lambda order: checked_date("start_date", order.start_date), None),
+        Field("end_date", ("end_date",), lambda order: _end_date(site, order), None),
+        Field("drug", ("drug",), attrgetter("drug")),
+        Field("rxnorm", ("rxnorm_drugcode",), attrgetter("rxnorm"), None),
+        Field("dosage", ("dosage",), attrgetter("dosage"), None),
+        Field("quantity", ("quantity",), attrgetter("quantity"), None),
+        Field("refills", ("refills",), attrgetter("refills"), None),
+        Field("route", ("route",), route, None),
+        Field("form", ("form",), drug_form, None),
+        Field("instructions", ("drug_dosage_instructions", "note"), attrgetter("instructions"), None),
+        Field("diagnosis_codes", ("diagnosis",), diagnoses, None),
+        Field("status", ("active",), lambda order: int(order.status in _ACTIVE), 1),
+    )

@@ -1,0 +1,177 @@
+"""What one OpenEMR site looks like: version, columns and widths, option lists, people, places, time zone."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import zoneinfo
+from collections.abc import Mapping
+from typing import Final
+
+import sqlalchemy as sa
+
+from consumer.ports import MisconfiguredError
+
+TABLES: Final = (
+    "patient_data",
+    "form_encounter",
+    "forms",
+    "procedure_order",
+    "procedure_order_code",
+    "procedure_type",
+    "prescriptions",
+    "uuid_registry",
+    "sequences",
+)
+"""The tables we write; everything else of OpenEMR is only read."""
+
+OPTION_LISTS: Final = (
+    "sex",
+    "marital",
+    "language",
+    "race",
+    "ethnicity",
+    "_ActEncounterCode",
+    "ord_status",
+    "ord_priority",
+    "order_type",
+    "drug_route",
+    "drug_form",
+    "medication-usage-category",
+    "medication-request-intent",
+)
+
+_BYTE_TEXTS: Final = frozenset({"tinytext", "text", "mediumtext", "longtext"})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Width:
+    """The most a text column holds; TEXT types count bytes, others characters."""
+
+    limit: int
+    in_bytes: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Site:
+    """A snapshot of the site; read again when an event names something it does not hold."""
+
+    version: tuple[int, int, int]
+    columns: Mapping[str, Mapping[str, Width | None]]
+    options: Mapping[str, Mapping[str, str]]
+    categories: frozenset[int]
+    facilities: Mapping[str, int]
+    default_facility_id: int
+    default_facility_name: str
+    providers: Mapping[str, int]
+    user_id: int
+    username: str
+    groupname: str
+    zone: zoneinfo.ZoneInfo
+    read_at_s: float
+
+    @property
+    def has_service_request(self) -> bool:
+        """Tell whether the FHIR API has ServiceRequest (7.0.4): version may be 0.0.0, the column came with it."""
+        return "order_intent" in self.columns["procedure_order"]
+
+    @property
+    def version_text(self) -> str:
+        """Name the version for a person."""
+        return "of unknown version" if self.version == (0, 0, 0) else ".".join(str(part) for part in self.version)
+
+
+def read_site(connection: sa.Connection, *, username: str, time_zone: str | None) -> Site:
+    """Read the site; time_zone overrides OpenEMR's own setting.
+
+    Raises:
+        MisconfiguredError: the database is no OpenEMR, or lacks what a writer needs.
+    """
+    columns = _columns(connection)
+    missing = [table for table in TABLES if table not in columns]
+    if missing:
+        raise MisconfiguredError(f"this is no OpenEMR database: it has no table {', '.join(missing)}")
+    site_settings = _globals(connection)
+    if site_settings.get("full_new_patient_form") == "0":
+        message = (
+            "OpenEMR's global full_new_patient_form is 0: its old static form replaces patients by pid "
+            "and could overwrite ours; set it to 1 (Administration, Config, Features) and start again"
+        )
+        raise MisconfiguredError(message)
+    facilities = {str(name): int(key) for key, name in connection.exec_driver_sql(_FACILITIES)}
+    user_id = connection.exec_driver_sql("SELECT id FROM users WHERE username = %s", (username,)).scalar()
+    if user_id is None:
+        message = f"OpenEMR has no user {username}: create it (no login needed), or set EMRSYNC_OPENEMR_USERNAME"
+        raise MisconfiguredError(message)
+    default_id, default_name = _default_facility(connection)
+    version = connection.exec_driver_sql("SELECT v_major, v_minor, v_patch FROM version").one_or_none() or (0, 0, 0)
+    return Site(
+        version=(int(version[0]), int(version[1]), int(version[2])),
+        columns=columns,
+        options=_options(connection),
+        categories=frozenset(
+            int(row[0]) for row in connection.exec_driver_sql("SELECT pc_catid FROM openemr_postcalendar_categories")
+        ),
+        facilities=facilities,
+        default_facility_id=default_id,
+        default_facility_name=default_name,
+        providers={str(npi): int(key) for key, npi in connection.exec_driver_sql(_PROVIDERS)},
+        user_id=int(user_id),
+        username=username,
+        groupname=_groupname(connection),
+        zone=_zone(time_zone or site_settings.get("gbl_time_zone") or "UTC"),
+        read_at_s=time.monotonic(),
+    )
+
+
+_FACILITIES: Final = "SELECT id, name FROM facility ORDER BY id DESC"  # of equal names the oldest wins
+_PROVIDERS: Final = "SELECT id, npi FROM users WHERE npi IS NOT NULL AND npi <> '' ORDER BY active, id DESC"
+
+
+def _columns(connection: sa.Connection) -> Mapping[str, Mapping[str, Width | None]]:
+    found: dict[str, dict[str, Width | None]] = {}
+    rows = connection.exec_driver_sql(
+        "SELECT table_name, column_name, data_type, character_maximum_length FROM information_schema.columns "
+        "WHERE table_schema = DATABASE() AND table_name IN %s",
+        (TABLES,),
+    )
+    for table, column, kind, length in rows:
+        width = None if length is None else Width(int(length), str(kind).lower() in _BYTE_TEXTS)
+        found.setdefault(str(table), {})[str(column)] = width
+    return found
+
+
+def _options(connection: sa.Connection) -> Mapping[str, Mapping[str, str]]:
+    found: dict[str, dict[str, str]] = {name: {} for name in OPTION_LISTS}
+    rows = connection.exec_driver_sql(
+        "SELECT list_id, option_id, title FROM list_options WHERE list_id IN %s AND activity = 1", (OPTION_LISTS,)
+    )
+    for list_id, option_id, title in rows:
+        found[str(list_id)][str(option_id)] = str(title)
+    return found
+
+
+def _globals(connection: sa.Connection) -> Mapping[str, str]:
+    wanted = ("gbl_time_zone", "full_new_patient_form")
+    rows = connection.exec_driver_sql("SELECT gl_name, gl_value FROM globals WHERE gl_name IN %s", (wanted,))
+    return {str(name): str(value) for name, value in rows}
+
+
+def _default_facility(connection: sa.Connection) -> tuple[int, str]:
+    row = connection.exec_driver_sql(
+        "SELECT id, name FROM facility ORDER BY primary_business_entity DESC, service_location DESC, id LIMIT 1"
+    ).one_or_none()
+    return (0, "") if row is None else (int(row[0]), str(row[1]))
+
+
+def _groupname(connection: sa.Connection) -> str:
+    row = connection.exec_driver_sql("SELECT name FROM `groups` ORDER BY name <> 'Default', id LIMIT 1").one_or_none()
+    return "Default" if row is None else str(row[0])
+
+
+def _zone(name: str) -> zoneinfo.ZoneInfo:
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError):
+        message = f"the site's time zone {name!r} is unknown: set EMRSYNC_OPENEMR_TIME_ZONE to an IANA name"
+        raise MisconfiguredError(message) from None

@@ -1,0 +1,221 @@
+"""OpenEMR's database as the use cases see it: drafts checked against the site, and transactions with the ledger."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import sqlalchemy as sa
+
+from connectors.events import EntityKey, Event
+from connectors.outbox import TargetSystem
+from connectors.payloads import AnyPayload, DiagnosticOrderV1, EncounterV1, MedicationOrderV1, PatientV1
+from consumer.openemr import encounter, order, patient, prescription
+from consumer.openemr.drafts import FieldError, RowDraft
+from consumer.openemr.encounter import EncounterTable
+from consumer.openemr.errors import translated
+from consumer.openemr.identifiers import Numbers
+from consumer.openemr.ledger import Ledger
+from consumer.openemr.order import OrderTable
+from consumer.openemr.patient import PatientTable
+from consumer.openemr.prescription import PrescriptionTable
+from consumer.openemr.session import utc_offset
+from consumer.openemr.site import Site, read_site
+from consumer.openemr.writing import Table, Writer
+from consumer.outcome import Applied, ErrorClass, Failed, Stale, Waiting
+from consumer.ports import Change, Mapped, StreamPosition
+
+SITE_MAX_AGE_S: Final = 300.0
+"""The site is read again this often, so that a new facility or user is seen without a restart."""
+
+SITE_MIN_AGE_S: Final = 10.0
+"""And at once when an event names something unknown, but no more often than this."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Tables:
+    site: Site
+    patient: PatientTable
+    encounter: EncounterTable
+    order: OrderTable
+    prescription: PrescriptionTable
+
+    def by_kind(self) -> Mapping[str, Table]:
+        return {
+            patient.KIND: self.patient,
+            encounter.KIND: self.encounter,
+            order.KIND: self.order,
+            prescription.KIND: self.prescription,
+        }
+
+    def draft(self, payload: AnyPayload) -> RowDraft:
+        match payload:
+            case PatientV1():
+                return self.patient.draft(payload)
+            case EncounterV1():
+                return self.encounter.draft(payload)
+            case DiagnosticOrderV1():
+                return self.order.draft(payload)
+            case MedicationOrderV1():
+                return self.prescription.draft(payload)
+
+
+class OpenEmrTarget:
+    """The real Target; holds its connections until close, and is used by one thread."""
+
+    def __init__(
+        self, engine: sa.Engine, *, ledger_schema: str, group_id: str, username: str, time_zone: str | None
+    ) -> None:
+        self._engine = engine
+        self._ledger_schema = ledger_schema
+        self._username = username
+        self._time_zone = time_zone
+        self._ledger = Ledger(ledger_schema, group_id)
+        self._offset = ""
+        with translated(ledger_schema):
+            self._connection = engine.connect()
+            self._numbers = Numbers(engine, ledger_schema)
+            self._tables = self._read_tables()
+
+    @property
+    def site(self) -> Site:
+        """The site as last read."""
+        return self._tables.site
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._connection.close()
+        self._numbers.close()
+        self._engine.dispose()
+
+    def draft(self, event: Event, payload: AnyPayload) -> RowDraft | Failed:
+        """See ports.Target."""
+        try:
+            try:
+                draft = self._tables.draft(payload)
+            except FieldError as error:
+                if error.error_class is not ErrorClass.UNKNOWN_OPTION or not self._refresh(SITE_MIN_AGE_S):
+                    raise
+                draft = self._tables.draft(payload)
+        except FieldError as error:
+            return Failed(error.error_class, str(error))
+        fhir = event.target_system is TargetSystem.FHIR
+        if fhir and draft.kind == order.KIND and not self.site.has_service_request:
+            message = f"target_system fhir: OpenEMR {self.site.version_text} has no ServiceRequest (7.0.4 has)"
+            return Failed(ErrorClass.NOT_VISIBLE, message)
+        return draft
+
+    @contextmanager
+    def transaction(self) -> Iterator[OpenEmrTransaction]:
+        """See ports.Target."""
+        with translated(self._ledger_schema):
+            self._refresh(SITE_MAX_AGE_S)
+            with self._connection.begin() as transaction:
+                self._set_time_zone()
+                writer = Writer(self._connection, self._ledger, self._numbers, self._tables.by_kind())
+                yield OpenEmrTransaction(self._connection, self._ledger, writer, transaction)
+                if transaction.is_active:
+                    transaction.rollback()
+
+    def releasable(self, limit: int, keys: Sequence[EntityKey] | None) -> Sequence[Event]:
+        """See ports.Target."""
+        with translated(self._ledger_schema), self._connection.begin():
+            return self._ledger.releasable(self._connection, limit, keys)
+
+    def overdue(self, since: dt.datetime, limit: int) -> Sequence[tuple[Event, Waiting]]:
+        """See ports.Target."""
+        with translated(self._ledger_schema), self._connection.begin():
+            return self._ledger.overdue(self._connection, since, limit)
+
+    def reported_overdue(self, outbox_ids: Sequence[uuid.UUID]) -> None:
+        """See ports.Target."""
+        with translated(self._ledger_schema), self._connection.begin():
+            self._ledger.reported_overdue(self._connection, outbox_ids)
+
+    def _refresh(self, older_than_s: float) -> bool:
+        if time.monotonic() - self.site.read_at_s < older_than_s:
+            return False
+        self._tables = self._read_tables()
+        return True
+
+    def _read_tables(self) -> _Tables:
+        with translated(self._ledger_schema), self._connection.begin():
+            site = read_site(self._connection, username=self._username, time_zone=self._time_zone)
+        return _Tables(
+            site,
+            PatientTable(site),
+            EncounterTable(site),
+            OrderTable(site, self._ledger_schema),
+            PrescriptionTable(site),
+        )
+
+    def _set_time_zone(self) -> None:
+        # ON UPDATE columns take the session's zone, and the site's offset changes twice a year.
+        offset = utc_offset(self.site.zone, dt.datetime.now(dt.UTC))
+        if offset != self._offset:
+            self._connection.exec_driver_sql("SET time_zone = %s", (offset,))
+            self._offset = offset
+
+
+class OpenEmrTransaction:
+    """The real TargetTransaction."""
+
+    def __init__(
+        self, connection: sa.Connection, ledger: Ledger, writer: Writer, transaction: sa.RootTransaction
+    ) -> None:
+        self._connection = connection
+        self._ledger = ledger
+        self._writer = writer
+        self._transaction = transaction
+
+    def settled(self, outbox_ids: Sequence[uuid.UUID]) -> frozenset[uuid.UUID]:
+        """See ports.TargetTransaction."""
+        return self._ledger.settled(self._connection, outbox_ids)
+
+    def lock(self, keys: Sequence[EntityKey]) -> Mapping[EntityKey, Mapped]:
+        """See ports.TargetTransaction."""
+        return self._ledger.mapped(self._connection, keys, lock=True)
+
+    def find(self, keys: Sequence[EntityKey]) -> Mapping[EntityKey, Mapped]:
+        """See ports.TargetTransaction."""
+        return self._ledger.mapped(self._connection, keys, lock=False)
+
+    def write(self, changes: Sequence[Change]) -> Mapping[EntityKey, Applied | Failed]:
+        """See ports.TargetTransaction."""
+        by_kind: dict[str, list[Change]] = {}
+        for change in changes:
+            by_kind.setdefault(_kind(change), []).append(change)
+        outcomes: dict[EntityKey, Applied | Failed] = {}
+        for kind in sorted(by_kind):
+            outcomes |= self._writer.write(kind, by_kind[kind])
+        return outcomes
+
+    def record(self, settled: Sequence[tuple[Event, Applied | Stale]], positions: Sequence[StreamPosition]) -> None:
+        """See ports.TargetTransaction."""
+        self._ledger.record(self._connection, settled, positions)
+
+    def park(self, waiting: Sequence[tuple[Event, Waiting]]) -> None:
+        """See ports.TargetTransaction."""
+        self._ledger.park(self._connection, waiting)
+
+    def release(self, outbox_ids: Sequence[uuid.UUID]) -> None:
+        """See ports.TargetTransaction."""
+        self._ledger.release(self._connection, outbox_ids)
+
+    def commit(self) -> None:
+        """See ports.TargetTransaction."""
+        self._transaction.commit()
+
+
+def _kind(change: Change) -> str:
+    if isinstance(change.draft, RowDraft):
+        return change.draft.kind
+    if change.mapped is not None:
+        return change.mapped.kind
+    # A delete of what was never here only leaves a mark in the map; an order's is kept under the commoner kind.
+    return change.event.key.entity_type.value

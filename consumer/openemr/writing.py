@@ -1,0 +1,266 @@
+"""Make OpenEMR's rows of one kind what the changes say, and keep the entity map in step."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias
+
+import sqlalchemy as sa
+
+from connectors.events import EntityKey
+from connectors.outbox import EntityType
+from consumer.openemr import encounter, order, patient, visibility
+from consumer.openemr.drafts import RowDraft
+from consumer.openemr.encounter import EncounterTable
+from consumer.openemr.identifiers import Numbers, row_uuid
+from consumer.openemr.ledger import Ledger
+from consumer.openemr.order import OrderTable
+from consumer.openemr.patient import PatientTable
+from consumer.openemr.prescription import PrescriptionTable
+from consumer.openemr.rows import Kept, RowPlan, Written, live_rows, register
+from consumer.outcome import Applied, ErrorClass, Failed
+from consumer.ports import Change, Mapped, RefusedError
+
+Table: TypeAlias = PatientTable | EncounterTable | OrderTable | PrescriptionTable
+
+GONE: Final = "its row is gone from OpenEMR: deleted there, or merged into another patient"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Writer:
+    """Writes changes of one kind inside the caller's transaction."""
+
+    connection: sa.Connection
+    ledger: Ledger
+    numbers: Numbers
+    tables: Mapping[str, Table]
+
+    def write(self, kind: str, changes: Sequence[Change]) -> Mapping[EntityKey, Applied | Failed]:
+        """Write changes of one kind; see ports.TargetTransaction.write."""
+        outcomes: dict[EntityKey, Applied | Failed] = {}
+        consistent = [change for change in changes if _sound(change, outcomes)]
+        sound = self._with_live_rows(kind, consistent, outcomes)
+        inserts = [change for change in sound if change.draft is not None and _local_id(change) is None]
+        updates = [change for change in sound if change.draft is not None and _local_id(change) is not None]
+        changed = [change for change in updates if not _unchanged(change)]
+        deletes = [change for change in sound if change.draft is None]
+        mapped = [(change, _known(change)) for change in updates]
+        mapped += self._insert(kind, inserts)
+        if changed:
+            self.tables[kind].update(self.connection, [_plan(change) for change in changed])
+        mapped += self._delete(kind, deletes, outcomes)
+        self._map(mapped)
+        for change in (*inserts, *updates):
+            outcomes[change.event.key] = Applied(_draft(change).detail)
+        self._check_visible(kind, [change for change in (*inserts, *updates) if change.fhir])
+        return outcomes
+
+    def _with_live_rows(
+        self, kind: str, changes: Sequence[Change], outcomes: dict[EntityKey, Applied | Failed]
+    ) -> Sequence[Change]:
+        """Keep the changes whose parents' and own rows OpenEMR still has."""
+        orphans = self._parents_gone(changes)
+        outcomes.update({key: Failed(ErrorClass.CONFLICT, reason) for key, reason in orphans.items()})
+        changes = [change for change in changes if change.event.key not in orphans]
+        mapped = [change.mapped for change in changes if change.mapped is not None and _has_row(change.mapped)]
+        rows = [(_row_key(kind, known), known.uuid) for known in mapped]
+        table = self.tables[kind]
+        live = live_rows(self.connection, table.table, table.id_column, rows, lock=True)
+        kept: list[Change] = []
+        for change in changes:
+            if not _has_row(change.mapped) or _row_key(kind, change.mapped) in live:
+                kept.append(change)
+            elif change.draft is None:
+                # What the delete asks for is so already; only the map is left to say it.
+                kept.append(dataclasses.replace(change, mapped=_without_row(change.mapped)))
+            else:
+                key = change.event.key
+                outcomes[key] = Failed(ErrorClass.CONFLICT, f"{key.entity_type} {key.entity_id}: {GONE}")
+        return kept
+
+    def _parents_gone(self, changes: Sequence[Change]) -> Mapping[EntityKey, str]:
+        gone: dict[EntityKey, str] = {}
+        for kind in (patient.KIND, encounter.KIND):
+            parents = {
+                _row_key(kind, parent): parent for change in changes for parent in change.parents if parent.kind == kind
+            }
+            table = self.tables[kind]
+            rows = [(number, parent.uuid) for number, parent in parents.items()]
+            live = live_rows(self.connection, table.table, table.id_column, rows, lock=False)
+            for change in changes:
+                if any(parent.kind == kind and _row_key(kind, parent) not in live for parent in change.parents):
+                    gone[change.event.key] = f"{kind}_id: {GONE}"
+        return gone
+
+    def _insert(self, kind: str, changes: Sequence[Change]) -> list[tuple[Change, Mapped]]:
+        if not changes:
+            return []
+        plans = [_plan(change) for change in changes]
+        table = self.tables[kind]
+        written = table.insert(self.connection, plans, self.numbers)
+        # OpenEMR keeps the registry row of a removed encounter, so one that comes back has its own already.
+        fresh = [plan.uuid for plan, change in zip(plans, changes, strict=True) if not _registered(change)]
+        register(self.connection, table.table, fresh)
+        return [
+            (change, _new_mapped(kind, change, plan.uuid, numbers))
+            for change, plan, numbers in zip(changes, plans, written, strict=True)
+        ]
+
+    def _delete(
+        self, kind: str, changes: Sequence[Change], outcomes: dict[EntityKey, Applied | Failed]
+    ) -> list[tuple[Change, Mapped]]:
+        present = [change for change in changes if _has_row(change.mapped)]
+        live = [change for change in present if change.mapped is not None and change.mapped.deleted_at is None]
+        kept: Mapping[int, Kept] = {}
+        if live:
+            kept = self.tables[kind].delete(self.connection, [_plan(change) for change in live])
+        now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
+        mapped: list[tuple[Change, Mapped]] = []
+        for change in changes:
+            known = change.mapped or Mapped(kind, None, None, None, None, 0, None, None)
+            was_live = known.local_id is not None and known.deleted_at is None
+            stays = kept.get(known.local_id) if was_live and known.local_id is not None else None
+            if was_live and stays is None:
+                known = dataclasses.replace(known, local_id=None, row_id=None)
+            mapped.append(
+                (change, dataclasses.replace(known, last_seq=change.event.seq, content_hash=None, deleted_at=now))
+            )
+            outcomes[change.event.key] = Applied(stays.detail if stays else None)
+        return mapped
+
+    def _map(self, mapped: Sequence[tuple[Change, Mapped]]) -> None:
+        new = [(change.event.key, entry) for change, entry in mapped if change.mapped is None]
+        known = [(change.event.key, entry) for change, entry in mapped if change.mapped is not None]
+        self.ledger.insert_map(self.connection, new)
+        self.ledger.update_map(self.connection, known)
+
+    def _check_visible(self, kind: str, changes: Sequence[Change]) -> None:
+        """Refuse the transaction when FHIR would not show a row it is meant for.
+
+        Raises:
+            RefusedError: the caller finds the guilty event by applying fewer at a time.
+        """
+        if not changes:
+            return
+        uuids = [_uuid(change) for change in changes]
+        seen = _visible(self.connection, kind, uuids, changes)
+        if len(seen) < len(set(uuids)):
+            message = f"target_system fhir: OpenEMR's FHIR API would not show this {kind}"
+            raise RefusedError(ErrorClass.NOT_VISIBLE, message)
+
+
+def _visible(
+    connection: sa.Connection, kind: str, uuids: Sequence[bytes], changes: Sequence[Change]
+) -> frozenset[bytes]:
+    if kind == patient.KIND:
+        return visibility.visible_patients(connection, uuids)
+    if kind == encounter.KIND:
+        return visibility.visible_encounters(connection, uuids, screens=False)
+    if kind == order.KIND:
+        return visibility.visible_orders(connection, uuids, screens=False)
+    # FHIR shows inactive prescriptions with status stopped, but the query counts them as not live.
+    inactive = frozenset(_uuid(change) for change in changes if not _draft(change).live)
+    return inactive | visibility.visible_prescriptions(connection, set(uuids) - inactive, screens=False)
+
+
+def _sound(change: Change, outcomes: dict[EntityKey, Applied | Failed]) -> bool:
+    """Refuse what OpenEMR's rows cannot follow: an entity that changes its kind or its patient."""
+    known = change.mapped
+    if known is None or change.draft is None:
+        return True
+    draft = _draft(change)
+    if known.kind != draft.kind and known.local_id is not None:
+        outcomes[change.event.key] = Failed(ErrorClass.CONFLICT, "kind: differs from what this order was created as")
+        return False
+    if known.parent_id is not None and known.local_id is not None and known.parent_id != _patient_id(change):
+        message = "patient_id: differs from the patient this was created for"
+        outcomes[change.event.key] = Failed(ErrorClass.CONFLICT, message)
+        return False
+    return True
+
+
+def _draft(change: Change) -> RowDraft:
+    assert isinstance(change.draft, RowDraft)  # noqa: S101 - deletes do not come here
+    return change.draft
+
+
+def _patient_id(change: Change) -> str | None:
+    if change.draft is None:
+        return None
+    return next((key.entity_id for key in change.draft.parents if key.entity_type is EntityType.PATIENT), None)
+
+
+def _has_row(mapped: Mapped | None) -> bool:
+    return mapped is not None and mapped.local_id is not None
+
+
+def _without_row(mapped: Mapped | None) -> Mapped | None:
+    return None if mapped is None else dataclasses.replace(mapped, local_id=None, row_id=None)
+
+
+def _local_id(change: Change) -> int | None:
+    return None if change.mapped is None else change.mapped.local_id
+
+
+def _row_key(kind: str, mapped: Mapped | None) -> int:
+    """Return the number that the kind's table is keyed by."""
+    number = None if mapped is None else mapped.row_id if kind == encounter.KIND else mapped.local_id
+    assert number is not None  # noqa: S101 - only rows that are there are asked for
+    return number
+
+
+def _registered(change: Change) -> bool:
+    return change.mapped is not None and change.mapped.uuid is not None
+
+
+def _uuid(change: Change) -> bytes:
+    if change.mapped is not None and change.mapped.uuid is not None:
+        return change.mapped.uuid
+    return row_uuid(change.event.key)
+
+
+def _content_hash(change: Change) -> bytes:
+    return hashlib.blake2b(change.event.payload, digest_size=16).digest()
+
+
+def _unchanged(change: Change) -> bool:
+    """Tell whether the row is as the payload says, so that FHIR's _lastUpdated stays honest."""
+    mapped = change.mapped
+    return mapped is not None and mapped.alive and mapped.content_hash == _content_hash(change)
+
+
+def _plan(change: Change) -> RowPlan:
+    numbers = {parent.kind: parent.local_id or 0 for parent in change.parents}
+    draft = None if change.draft is None else _draft(change)
+    mapped = change.mapped
+    return RowPlan(
+        draft=draft,
+        uuid=_uuid(change),
+        pid=numbers.get(patient.KIND, 0),
+        visit=numbers.get(encounter.KIND, 0),
+        local_id=None if mapped is None else mapped.local_id,
+        row_id=None if mapped is None else mapped.row_id,
+    )
+
+
+def _known(change: Change) -> Mapped:
+    assert change.mapped is not None  # noqa: S101 - updates have a row
+    return dataclasses.replace(
+        change.mapped, last_seq=change.event.seq, content_hash=_content_hash(change), deleted_at=None
+    )
+
+
+def _new_mapped(kind: str, change: Change, uuid: bytes, written: Written) -> Mapped:
+    return Mapped(
+        kind=kind,
+        local_id=written.local_id,
+        row_id=written.row_id,
+        uuid=uuid,
+        parent_id=_patient_id(change),
+        last_seq=change.event.seq,
+        content_hash=_content_hash(change),
+        deleted_at=None,
+    )

@@ -1,0 +1,165 @@
+"""Writes outcomes into the source's outbox rows, and last_synced_at into its business rows."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final, assert_never
+
+import sqlalchemy as sa
+
+from connectors.outbox import ERROR_MESSAGE_CHARACTERS_MAX, LAST_SYNCED, EntityType, Status, sync_outbox
+from consumer.outcome import Applied, Duplicate, ErrorClass, Failed, Outcome, Stale, Waiting
+from consumer.ports import MisconfiguredError, Settlement, TransientError
+from consumer.retry import RetryPolicy
+
+ROWS_MAX: Final = 500
+"""Rows of one UPDATE."""
+
+_OUTBOX: Final = sync_outbox.c
+
+
+class SqlOutboxMarker:
+    """The real OutboxMarker, on PostgreSQL, MySQL or MariaDB; the account needs no more than the marker's rights."""
+
+    def __init__(self, engine: sa.Engine, retry: RetryPolicy, jitter: Callable[[], float] = random.random) -> None:
+        self._engine = engine
+        self._retry = retry
+        self._jitter = jitter
+
+    def mark(self, settlements: Sequence[Settlement]) -> None:
+        """See ports.OutboxMarker."""
+        if not settlements:
+            return
+        with _translated(), self._engine.begin() as connection:
+            for (outcome, settled_at), ids in _done_by_outcome(settlements).items():
+                values = {"status": Status.DONE.value, "outcome": outcome, "processed_at": settled_at}
+                _update(
+                    connection, ids, {**values, "error_class": None, "error_message": None, "next_attempt_at": None}
+                )
+            for settlement in settlements:
+                if isinstance(settlement.outcome, Waiting):
+                    _update(connection, [settlement.event.outbox_id], _waiting(settlement.outcome))
+            failed = [one for one in settlements if isinstance(one.outcome, Failed)]
+            if failed:
+                self._mark_failed(connection, failed)
+            _mark_synced(connection, settlements)
+
+    def _mark_failed(self, connection: sa.Connection, settlements: Sequence[Settlement]) -> None:
+        attempts = _attempts(connection, [one.event.outbox_id for one in settlements])
+        for one in settlements:
+            assert isinstance(one.outcome, Failed)  # noqa: S101 - the caller's choice
+            attempt = attempts.get(one.event.outbox_id, 0) + 1
+            values = {
+                "status": Status.FAILED.value,
+                "outcome": "failed",
+                "retry_count": attempt,
+                "error_class": one.outcome.error_class.value,
+                "error_message": one.outcome.message[:ERROR_MESSAGE_CHARACTERS_MAX],
+                "next_attempt_at": self._retry.next_attempt_at(
+                    now=one.settled_at, attempts=attempt, jitter=self._jitter()
+                ),
+            }
+            _update(connection, [one.event.outbox_id], values)
+
+
+def create_engine(url: str) -> sa.Engine:
+    """Make the marker's engine: one connection, with time limits, in UTC."""
+    options: dict[str, object] = {"connect_timeout": 5}
+    if sa.make_url(url).get_backend_name() != "postgresql":
+        # DATETIME columns of the outbox are UTC.
+        options |= {"charset": "utf8mb4", "init_command": "SET time_zone = '+00:00'", "read_timeout": 30}
+    else:
+        # A batch's update takes milliseconds; longer means a lock or an outage, which is tried again.
+        options |= {"options": "-c statement_timeout=30000 -c lock_timeout=10000 -c timezone=UTC"}
+    return sa.create_engine(
+        url,
+        isolation_level="READ COMMITTED",
+        pool_size=1,  # one process marks one batch at a time
+        max_overflow=0,
+        connect_args=options,
+    )
+
+
+def _done_by_outcome(settlements: Sequence[Settlement]) -> Mapping[tuple[str, dt.datetime], list[uuid.UUID]]:
+    found: dict[tuple[str, dt.datetime], list[uuid.UUID]] = {}
+    for one in settlements:
+        word = _done_word(one.outcome)
+        if word is not None:
+            found.setdefault((word, one.settled_at), []).append(one.event.outbox_id)
+    return found
+
+
+def _done_word(outcome: Outcome) -> str | None:
+    match outcome:
+        case Applied():
+            return "applied"
+        case Duplicate():
+            return "duplicate"
+        case Stale():
+            return "stale"
+        case Waiting() | Failed():
+            return None
+    assert_never(outcome)
+
+
+def _waiting(outcome: Waiting) -> Mapping[str, object]:
+    return {
+        "status": Status.PROCESSING.value,
+        "outcome": "waiting",
+        "error_class": ErrorClass.PARENT_MISSING.value,
+        "error_message": outcome.message,
+    }
+
+
+def _update(connection: sa.Connection, ids: Sequence[uuid.UUID], values: Mapping[str, object]) -> None:
+    """Set columns of rows that are not done: a late or repeated mark never takes back what was reached."""
+    for start in range(0, len(ids), ROWS_MAX):
+        chunk = sorted(ids[start : start + ROWS_MAX])
+        where = _OUTBOX.outbox_id.in_(chunk), _OUTBOX.status != Status.DONE.value
+        connection.execute(sa.update(sync_outbox).where(*where).values(dict(values)))
+
+
+def _attempts(connection: sa.Connection, ids: Sequence[uuid.UUID]) -> Mapping[uuid.UUID, int]:
+    found: dict[uuid.UUID, int] = {}
+    for start in range(0, len(ids), ROWS_MAX):
+        chunk = sorted(ids[start : start + ROWS_MAX])
+        rows = connection.execute(
+            sa.select(_OUTBOX.outbox_id, _OUTBOX.retry_count).where(_OUTBOX.outbox_id.in_(chunk)).with_for_update()
+        )
+        found |= {row.outbox_id: row.retry_count for row in rows}
+    return found
+
+
+def _mark_synced(connection: sa.Connection, settlements: Sequence[Settlement]) -> None:
+    """Tell the business rows when OpenEMR got them; a stale event told nothing new."""
+    synced: dict[EntityType, dict[str, dt.datetime]] = {}
+    for one in settlements:
+        if isinstance(one.outcome, Applied):
+            synced.setdefault(one.event.key.entity_type, {})[one.event.key.entity_id] = one.settled_at
+    for entity_type, times in synced.items():
+        table = LAST_SYNCED[entity_type]
+        key, last_synced_at = table.c[0], table.c.last_synced_at
+        for at in sorted(set(times.values())):
+            ids = sorted(entity_id for entity_id, when in times.items() if when == at)
+            for start in range(0, len(ids), ROWS_MAX):
+                where = key.in_(ids[start : start + ROWS_MAX]), sa.or_(last_synced_at.is_(None), last_synced_at < at)
+                connection.execute(sa.update(table).where(*where).values(last_synced_at=at))
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Raise what the use cases know; the driver's text may hold values and is cut off."""
+    try:
+        yield
+    except sa.exc.OperationalError as error:
+        kind = type(error.orig).__name__
+        raise TransientError(f"the source database is away or busy ({kind})") from None
+    except sa.exc.InterfaceError:
+        raise TransientError("the source database: connection lost") from None
+    except sa.exc.DBAPIError as error:
+        kind = type(error.orig).__name__
+        raise MisconfiguredError(f"the source database refused to mark the outbox rows ({kind})") from None

@@ -1,0 +1,198 @@
+"""What the use cases need of the world; each Protocol has a real and a fake implementation and one contract suite."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from connectors.events import EntityKey, Event
+from connectors.payloads import AnyPayload
+from consumer.outcome import Applied, ErrorClass, Failed, Outcome, Stale, Waiting
+
+
+class TransientError(Exception):
+    """A system is away or busy: nothing was decided about any event, and the same call may succeed later."""
+
+
+class MisconfiguredError(Exception):
+    """A system is there but cannot be used as it is set up; a person must act, so the process ends."""
+
+
+class RefusedError(Exception):
+    """The target refused a whole transaction, which is rolled back; failure tells why if one event did it."""
+
+    def __init__(self, error_class: ErrorClass, message: str) -> None:
+        self.failure = Failed(error_class, message)
+        super().__init__(message)
+
+
+class RaceError(Exception):
+    """Another member did the same at the same moment; the transaction is rolled back and may be repeated."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StreamPosition:
+    """The next offset to read of one partition."""
+
+    topic: str
+    partition: int
+    next_offset: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+    """One record as it was polled."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Mapped:
+    """What the ledger knows of an entity; local_id is None when OpenEMR holds no row of it.
+
+    local_id: pid, encounter number, procedure_order_id or prescriptions.id, by kind; row_id: form_encounter.id.
+    """
+
+    kind: str
+    local_id: int | None
+    row_id: int | None
+    uuid: bytes | None
+    parent_id: str | None
+    last_seq: int
+    content_hash: bytes | None
+    deleted_at: dt.datetime | None
+
+    @property
+    def alive(self) -> bool:
+        """Tell whether OpenEMR has a row that was not deleted by us."""
+        return self.local_id is not None and self.deleted_at is None
+
+
+class Draft(Protocol):
+    """One entity's columns, checked against the site, before any id is known; only the target looks inside."""
+
+    @property
+    def parents(self) -> Sequence[EntityKey]:
+        """The entities that must be in OpenEMR first, outermost first."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Change:
+    """The newest state of one entity in this transaction; draft is None for a delete.
+
+    parents: what the ledger knows of draft.parents, in that order, all alive; fhir: the row must be visible there.
+    """
+
+    event: Event
+    draft: Draft | None
+    mapped: Mapped | None
+    parents: Sequence[Mapped]
+    fhir: bool
+
+
+class TargetTransaction(Protocol):
+    """One transaction on OpenEMR's server; it ends with commit, or rolls back when left without."""
+
+    def settled(self, outbox_ids: Sequence[uuid.UUID]) -> frozenset[uuid.UUID]:
+        """Return those of the events that the ledger has settled."""
+
+    def lock(self, keys: Sequence[EntityKey]) -> Mapping[EntityKey, Mapped]:
+        """Lock the ledger's rows of these entities, in one fixed order, and return those that exist."""
+
+    def find(self, keys: Sequence[EntityKey]) -> Mapping[EntityKey, Mapped]:
+        """Return the ledger's rows of these entities without a lock, as committed or written here."""
+
+    def write(self, changes: Sequence[Change]) -> Mapping[EntityKey, Applied | Failed]:
+        """Make OpenEMR's rows and the entity map so; parents come before children.
+
+        Returns the outcome of each entity; for a Failed one nothing was written.
+
+        Raises:
+            RefusedError, RaceError, TransientError: and the transaction is of no more use.
+        """
+
+    def record(self, settled: Sequence[tuple[Event, Applied | Stale]], positions: Sequence[StreamPosition]) -> None:
+        """Write the ledger rows of settled events and the positions of the stream."""
+
+    def park(self, waiting: Sequence[tuple[Event, Waiting]]) -> None:
+        """Keep events whose parent is missing; an event kept before keeps the time since when it waits."""
+
+    def release(self, outbox_ids: Sequence[uuid.UUID]) -> None:
+        """Forget parked events that are settled or failed."""
+
+    def commit(self) -> None:
+        """Make all of it durable."""
+
+
+class Target(Protocol):
+    """OpenEMR's database with our ledger in it."""
+
+    def draft(self, event: Event, payload: AnyPayload) -> Draft | Failed:
+        """Turn a payload into columns, or tell which field this site cannot hold and why."""
+
+    def transaction(self) -> AbstractContextManager[TargetTransaction]:
+        """Open a transaction; only one at a time."""
+
+    def releasable(self, limit: int, keys: Sequence[EntityKey] | None) -> Sequence[Event]:
+        """Return parked events whose parent has arrived, or whose entity has moved on (they settle as stale).
+
+        keys: entities just written, or found missing, that parked events may wait for or belong to; None means any.
+        In seq order, at most `limit`.
+        """
+
+    def overdue(self, since: dt.datetime, limit: int) -> Sequence[tuple[Event, Waiting]]:
+        """Return parked events that wait since before `since` and were not reported overdue, at most `limit`."""
+
+    def reported_overdue(self, outbox_ids: Sequence[uuid.UUID]) -> None:
+        """Remember that these were reported; they stay parked and are released when the parent comes."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settlement:
+    """An event and what became of it, at the time of the target's commit."""
+
+    event: Event
+    outcome: Outcome
+    settled_at: dt.datetime
+
+
+class OutboxMarker(Protocol):
+    """The outcome columns of the source's outbox rows."""
+
+    def mark(self, settlements: Sequence[Settlement]) -> None:
+        """Write status and outcome of each row, and last_synced_at of its business row, in one transaction.
+
+        Repeatable: a row that is done stays as it is.
+
+        Raises:
+            TransientError: the source is away; nothing was written.
+        """
+
+
+class EventStream(Protocol):
+    """The entity topics as one member of the group sees them."""
+
+    def poll(self, *, records_max: int, timeout_s: float) -> Sequence[Record]:
+        """Return what is there, at most records_max; wait up to timeout_s for the first."""
+
+    def park(self, record: Record, reason: str) -> None:
+        """Copy a record, bytes unchanged plus reason headers, to the dead-letter topic, durably.
+
+        Raises:
+            TransientError: it could not be written; the record's offset must stay.
+        """
+
+    def commit(self, positions: Sequence[StreamPosition]) -> None:
+        """Commit next offsets of the group, synchronously; partitions no longer ours are left out."""
+
+    def close(self) -> None:
+        """Leave the group."""

@@ -1,0 +1,96 @@
+"""Settle a batch: apply it, apply the children it set free, and mark the outbox rows."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from connectors.events import EntityKey, Event
+from consumer.apply import apply_events
+from consumer.outcome import Applied, Waiting
+from consumer.ports import OutboxMarker, Settlement, StreamPosition, Target
+
+RELEASE_EVENTS_MAX: Final = 500
+"""Parked events taken up in one transaction."""
+
+RELEASE_ROUNDS_MAX: Final = 1_000
+"""Rounds of one release, so that a waiting room of any size ends in bounded time and the rest comes next time."""
+
+
+def settle_events(
+    target: Target,
+    marker: OutboxMarker,
+    events: Sequence[Event],
+    positions: Sequence[StreamPosition],
+    *,
+    clock: Callable[[], dt.datetime],
+) -> Sequence[Settlement]:
+    """Apply events with the stream's positions, then whatever waited for them, and mark every row.
+
+    Raises:
+        TransientError: from the target or the source; the same call may be repeated and loses nothing.
+    """
+    settlements = list(apply_events(target, events, positions, clock=clock))
+    keys = _touched(settlements)
+    if keys:
+        settlements += release_parked(target, keys, clock=clock)
+    marker.mark(newest(settlements))
+    return settlements
+
+
+def release_parked(
+    target: Target, keys: Sequence[EntityKey] | None, *, clock: Callable[[], dt.datetime]
+) -> Sequence[Settlement]:
+    """Apply parked events whose parents have arrived, generation by generation; the caller marks them.
+
+    An older parked event of an entity that was written meanwhile settles as stale in the same way.
+
+    A parent's writer looks for parked children after its commit, and a child's after its own: whichever of two
+    racing members commits last sees the other's row, so no release is missed. keys None looks through all parked
+    events: what a process killed between commit and release left behind.
+    """
+    settlements: list[Settlement] = []
+    for _ in range(RELEASE_ROUNDS_MAX):
+        events = target.releasable(RELEASE_EVENTS_MAX, keys)
+        if not events:
+            break
+        settled = apply_events(target, events, (), parked=True, clock=clock)
+        settlements += settled
+        if all(isinstance(settlement.outcome, Waiting) for settlement in settled):
+            break
+        if keys is not None:
+            keys = list(dict.fromkeys((*keys, *_touched(settled))))
+    return settlements
+
+
+def report_overdue(
+    target: Target, marker: OutboxMarker, *, wait_limit: dt.timedelta, clock: Callable[[], dt.datetime]
+) -> int:
+    """Mark events that wait longer than the limit as failed; they stay parked and are released all the same.
+
+    Returns how many were marked.
+    """
+    now = clock()
+    overdue = target.overdue(now - wait_limit, RELEASE_EVENTS_MAX)
+    if not overdue:
+        return 0
+    marker.mark([Settlement(event, waiting.given_up(), now) for event, waiting in overdue])
+    target.reported_overdue([event.outbox_id for event, _ in overdue])
+    return len(overdue)
+
+
+def newest(settlements: Sequence[Settlement]) -> Sequence[Settlement]:
+    """Keep the last word on each event: a parked child may be released in the same batch."""
+    return list({settlement.event.outbox_id: settlement for settlement in settlements}.values())
+
+
+def _touched(settlements: Sequence[Settlement]) -> Sequence[EntityKey]:
+    """Return what parked events may wait for or belong to: entities just written, and parents found missing."""
+    found: dict[EntityKey, None] = {}
+    for settlement in settlements:
+        if isinstance(settlement.outcome, Waiting):
+            found[settlement.outcome.parent] = None
+        elif isinstance(settlement.outcome, Applied):
+            found[settlement.event.key] = None
+    return list(found)

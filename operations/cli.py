@@ -1,0 +1,79 @@
+"""The root of `emrsync`: which command lives where; a command's module is loaded when it is called."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import typer
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Section:
+    """One word after `emrsync`: a group (attribute `app` of the module) or a single command (attribute `command`)."""
+
+    name: str
+    module: str
+    help: str
+    group: bool = True
+
+
+SECTIONS: Final = (
+    Section("stack", "operations.stack_commands", "Real servers on this machine, without Docker."),
+    Section(
+        "provision", "operations.provision_command", "Make schemas, accounts, topics and the connector.", group=False
+    ),
+    Section("connector", "operations.connector_commands", "The Debezium connector of the outbox."),
+    Section("consumer", "operations.consumer_commands", "The consumer group that writes into OpenEMR."),
+    Section("app", "operations.app_commands", "The sample clinic application."),
+    Section("status", "operations.status_command", "How much is where, and how far behind.", group=False),
+    Section("where", "operations.where_command", "The whole way of one record.", group=False),
+)
+
+_HELP: Final = """Clinical records from an application's outbox into OpenEMR.
+
+Exit code 0: fine. 1: something was found or failed. 2: wrong use or a setting is missing.
+Settings are EMRSYNC_… variables or a .env file."""
+
+
+def build(arguments: Sequence[str]) -> typer.Typer:
+    """Return the root with the section that the arguments name; the others are names with a line of help."""
+    root = typer.Typer(
+        name="emrsync", help=_HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    )
+    # A root of one command would be that command itself.
+    root.callback()(_root)
+    called = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for section in SECTIONS:
+        if section.name != called:
+            root.command(section.name, help=section.help)(_not_loaded)
+            continue
+        module = importlib.import_module(section.module)
+        if section.group:
+            root.add_typer(module.app, name=section.name, help=section.help)
+        else:
+            root.command(section.name)(module.command)
+    return root
+
+
+def main() -> None:
+    """Run a command; what may go wrong on any day ends in one message on standard error, not in a traceback."""
+    try:
+        build(sys.argv[1:])()
+    except SystemExit:
+        raise  # the end of every command; the errors below need not be loaded for it
+    except importlib.import_module("operations.failures").KNOWN as error:
+        failures = importlib.import_module("operations.failures")
+        typer.echo(f"error: {failures.message(error)}", err=True)
+        sys.exit(failures.exit_code(error))
+
+
+def _root() -> None:
+    """Hold the sections together."""
+
+
+def _not_loaded() -> None:
+    raise typer.Exit(2)

@@ -1,0 +1,85 @@
+"""What operator commands read from the environment; each command asks only for what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+import pydantic
+import sqlalchemy as sa
+
+from connectors.config import PREFIX, Settings, SettingsError
+from connectors.connector_config import CONNECTOR_NAME
+from connectors.topics import BROKER_DEFAULT, PARTITIONS
+from connectors.topics import PREFIX as TOPIC_PREFIX
+
+_HOW = 'set it, or eval "$(emrsync stack env)" for the servers of this machine'
+
+
+class OperationsSettings(Settings):
+    """Every address and account of the pipeline; all optional, as operators see only a part of it.
+
+    Attributes:
+        source_url: the source database by the marker account.
+        source_admin_url: the same by an administrator; only provisioning uses it.
+        app_url: the same by the application's account.
+        openemr_url: the OpenEMR database by the writer account.
+        openemr_admin_url: the same by an administrator; only provisioning uses it.
+        cdc_host, cdc_port, cdc_database: the source database as the connector's worker sees it, from source_url when
+            not given.
+        cdc_tls_mode: in the words of the connector's driver.
+    """
+
+    source_url: pydantic.SecretStr | None = None
+    source_admin_url: pydantic.SecretStr | None = None
+    app_url: pydantic.SecretStr | None = None
+    openemr_url: pydantic.SecretStr | None = None
+    openemr_admin_url: pydantic.SecretStr | None = None
+    kafka_bootstrap_servers: str | None = None
+    consumer_group: str = "emrsync"
+    topic_prefix: str = TOPIC_PREFIX
+    kafka_partitions: int = pydantic.Field(default=PARTITIONS, ge=1, le=1_000)
+    kafka_replication_factor: int = pydantic.Field(default=BROKER_DEFAULT, ge=-1)
+    kafka_min_insync_replicas: int = pydantic.Field(default=1, ge=1)
+    ledger_schema: str = "emr_sync"
+    connect_url: str | None = None
+    connector_name: str = CONNECTOR_NAME
+    cdc_user: str | None = None
+    cdc_password: pydantic.SecretStr | None = None
+    cdc_host: str | None = None
+    cdc_port: int | None = pydantic.Field(default=None, ge=1, le=65_535)
+    cdc_database: str | None = None
+    cdc_tls_mode: str | None = None
+    cdc_slot: str = "emrsync"
+    cdc_server_id: int = pydantic.Field(default=519_860, ge=1, le=4_294_967_295)
+
+    @classmethod
+    def of(cls, variables: Mapping[str, str]) -> Self:
+        """Read settings from the variables given, and the environment for the rest."""
+        named = {name.removeprefix(PREFIX).lower(): value for name, value in variables.items()}
+        return cls.read(**{name: value for name, value in named.items() if name in cls.model_fields})
+
+    def text(self, name: str) -> str:
+        """Return a setting that the command cannot do without.
+
+        Raises:
+            SettingsError: it is not set.
+        """
+        value = getattr(self, name)
+        if value is None:
+            raise SettingsError(f"{PREFIX}{name.upper()} is not set: {_HOW}")
+        return value.get_secret_value() if isinstance(value, pydantic.SecretStr) else str(value)
+
+    def database_url(self, name: str) -> sa.URL:
+        """Return a database setting as a SQLAlchemy URL.
+
+        Raises:
+            SettingsError: it is not set, or is no URL.
+        """
+        try:
+            return sa.make_url(self.text(name))
+        except sa.exc.ArgumentError:
+            # The cause would show the text, which may hold a password.
+            raise SettingsError(
+                f"{PREFIX}{name.upper()} is no SQLAlchemy URL (dialect+driver://user@host/db)"
+            ) from None

@@ -1,0 +1,17 @@
+"""What operator commands can end with; each message is one line that says what to do."""
+
+
+class OperationError(Exception):
+    """Base of the errors of this package."""
+
+
+class ProvisionError(OperationError):
+    """A step of provisioning failed; the steps before it stay done, and it can be run again."""
+
+
+class KafkaUnreachableError(OperationError):
+    """No broker answers."""
+
+
+class KafkaRefusedError(OperationError):
+    """A broker answers, and refuses."""

@@ -1,0 +1,154 @@
+"""How much is where, and how far behind each stage is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import sqlalchemy as sa
+
+from connectors.connect_client import ConnectClient, ConnectorStatus
+from connectors.outbox import CurrentInstant, Status, sync_outbox
+from connectors.topics import dead_letter_topic, entity_topics
+from operations.config import OperationsSettings
+from operations.kafka import KafkaAdmin, PartitionLag
+from operations.parts import Unavailable, part
+
+_UNFINISHED = (Status.PENDING.value, Status.PROCESSING.value)
+_ANSWER_LIMIT_S = 5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Count:
+    """Rows of the outbox that are alike."""
+
+    entity_type: str
+    status: str
+    outcome: str | None
+    error_class: str | None
+    rows: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OutboxState:
+    """The outbox in numbers; oldest_unfinished_s is None when everything is settled."""
+
+    counts: tuple[Count, ...]
+    unfinished: int
+    failed: int
+    oldest_unfinished_s: float | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SlotState:
+    """The replication slot: what PostgreSQL keeps for a connector that has not read it yet."""
+
+    name: str
+    active: bool
+    retained_bytes: int | None
+    wal_status: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PipelineStatus:
+    """Every stage, or why it could not be asked; slot is None on MySQL and MariaDB, and where there is none."""
+
+    outbox: OutboxState | Unavailable
+    slot: SlotState | Unavailable | None
+    connector: ConnectorStatus | Unavailable
+    lag: tuple[PartitionLag, ...] | Unavailable
+    dead_letters: int | Unavailable
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What a person should look at, in words; empty when all is well."""
+        found = [
+            f"{name}: {value.reason}"
+            for name in ("outbox", "slot", "connector", "lag")
+            if isinstance(value := getattr(self, name), Unavailable)
+        ]
+        if isinstance(self.outbox, OutboxState) and self.outbox.failed:
+            found.append(f"outbox: {self.outbox.failed} rows have failed; `emrsync where ENTITY_ID` tells why")
+        if isinstance(self.slot, SlotState) and not self.slot.active:
+            found.append(f"slot {self.slot.name}: nobody reads it, and PostgreSQL keeps what it has not read")
+        if isinstance(self.slot, SlotState) and self.slot.wal_status == "lost":
+            found.append(f"slot {self.slot.name}: lost; drop it and restart the connector, which then snapshots again")
+        if isinstance(self.connector, ConnectorStatus) and not self.connector.running:
+            found.append(f"connector: {self.connector.failure or self.connector.summary}; `emrsync connector restart`")
+        if isinstance(self.dead_letters, int) and self.dead_letters:
+            found.append(f"dead letters: {self.dead_letters} records were no events")
+        return tuple(found)
+
+
+def read_status(settings: OperationsSettings) -> PipelineStatus:
+    """Ask every stage; one that does not answer takes nothing from the others."""
+    topics = entity_topics(settings.topic_prefix)
+    lag = part(lambda: _kafka(settings).lag(settings.consumer_group, topics))
+    if isinstance(lag, Unavailable):
+        # Asking again would only wait as long again.
+        dead_letters: int | Unavailable = lag
+    else:
+        dead_letters = part(lambda: _kept(settings, dead_letter_topic(settings.topic_prefix)))
+    outbox = part(lambda: _outbox(settings))
+    return PipelineStatus(
+        outbox=outbox,
+        slot=outbox if isinstance(outbox, Unavailable) else part(lambda: _slot(settings)),
+        connector=part(lambda: _connector(settings)),
+        lag=lag,
+        dead_letters=dead_letters,
+    )
+
+
+def source(settings: OperationsSettings) -> sa.Engine:
+    """Return an engine for a few reads of the source database by the marker account."""
+    return reading_engine(settings.database_url("source_url"))
+
+
+def reading_engine(url: sa.URL) -> sa.Engine:
+    """Return an engine that answers, or fails, within seconds."""
+    return sa.create_engine(
+        url, poolclass=sa.NullPool, hide_parameters=True, connect_args={"connect_timeout": _ANSWER_LIMIT_S}
+    )
+
+
+def _kafka(settings: OperationsSettings) -> KafkaAdmin:
+    return KafkaAdmin(settings.text("kafka_bootstrap_servers"), answer_limit_s=_ANSWER_LIMIT_S)
+
+
+def _kept(settings: OperationsSettings, topic: str) -> int:
+    # A group that never commits lags behind by all that is kept.
+    return sum(one.lag for one in _kafka(settings).lag(f"{settings.consumer_group}-never", [topic]))
+
+
+def _outbox(settings: OperationsSettings) -> OutboxState:
+    row = sync_outbox.c
+    kinds = (row.entity_type, row.status, row.outcome, row.error_class)
+    counting = sa.select(*kinds, sa.func.count()).group_by(*kinds).order_by(*kinds)
+    oldest = sa.select(CurrentInstant(), sa.func.min(row.created_at)).where(row.status.in_(_UNFINISHED))
+    with source(settings).connect() as connection:
+        counts = tuple(Count(*found) for found in connection.execute(counting))
+        now, since = connection.execute(oldest).one()
+    return OutboxState(
+        counts=counts,
+        unfinished=sum(one.rows for one in counts if one.status in _UNFINISHED),
+        failed=sum(one.rows for one in counts if one.status == Status.FAILED),
+        oldest_unfinished_s=None if since is None else max(0.0, (now - since).total_seconds()),
+    )
+
+
+def _slot(settings: OperationsSettings) -> SlotState | None:
+    with source(settings).connect() as connection:
+        if connection.dialect.name != "postgresql":
+            return None
+        found = connection.execute(
+            sa.text(
+                "SELECT slot_name, active, pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint, wal_status"
+                " FROM pg_replication_slots WHERE slot_name = :name"
+            ),
+            {"name": settings.cdc_slot},
+        ).one_or_none()
+    return None if found is None else SlotState(*found)
+
+
+def _connector(settings: OperationsSettings) -> ConnectorStatus:
+    with ConnectClient(settings.text("connect_url"), retry_limit_s=2.0) as client:
+        return client.status(settings.connector_name)

@@ -1,0 +1,1 @@
+"""The sample clinic application: business rows and outbox rows in one transaction."""

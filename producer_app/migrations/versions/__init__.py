@@ -1,0 +1,1 @@
+"""The revisions of the application's tables, oldest first by their number."""

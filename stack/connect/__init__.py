@@ -1,0 +1,1 @@
+"""The Kafka Connect workers of the stack, with Debezium as their plugin."""

@@ -1,0 +1,1 @@
+"""The Maven coordinates of the Debezium plugins."""

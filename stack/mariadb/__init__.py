@@ -1,0 +1,1 @@
+"""The MariaDB server of the stack: OpenEMR's database."""

@@ -1,0 +1,1 @@
+"""The Synthea patient simulator, which makes input for the sample application."""

@@ -1,0 +1,28 @@
+"""What every tier shares: the servers, started when the first test asks for one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from tests.chain import running_chain
+
+
+@pytest.fixture(scope="session")
+def chain() -> Iterator[Mapping[str, str]]:
+    """Give the EMRSYNC_… variables of a running, provisioned chain."""
+    with running_chain() as variables:
+        yield variables
+
+
+@pytest.fixture(scope="session")
+def openemr_admin_url(chain: Mapping[str, str]) -> str:
+    """Give the administrator's URL of the MariaDB server that holds OpenEMR databases."""
+    return chain["EMRSYNC_OPENEMR_ADMIN_URL"]
+
+
+@pytest.fixture(scope="session")
+def source_admin_url(chain: Mapping[str, str]) -> str:
+    """Give the administrator's URL of the PostgreSQL server that holds the application's databases."""
+    return chain["EMRSYNC_SOURCE_ADMIN_URL"]
