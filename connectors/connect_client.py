@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Self
 
 import httpx
@@ -86,13 +86,24 @@ class ConnectClient:
     Only a refused connection and a rebalance (409) are tried again, for at most retry_limit_s seconds.
     """
 
-    def __init__(self, url: str, *, retry_limit_s: float = 15.0, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        retry_limit_s: float = 15.0,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._url = url
+        self._sleep = sleep
+        self._clock = clock
         self._http = httpx.Client(base_url=url, timeout=_REQUEST_LIMIT_S, trust_env=False, transport=transport)
         self._retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((httpx.ConnectError, ConnectBusyError)),
-            wait=tenacity.wait_exponential_jitter(initial=0.2, max=2.0),
+            wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=2.0),
             stop=tenacity.stop_after_delay(retry_limit_s),
+            sleep=sleep,
             reraise=True,
         )
 
@@ -136,15 +147,15 @@ class ConnectClient:
 
     def wait_running(self, name: str, *, limit_s: float = APPLY_LIMIT_S) -> ConnectorStatus:
         """Wait until the connector and every task run steadily; ConnectorNotRunningError when they do not."""
-        deadline_s = time.monotonic() + limit_s
+        deadline_s = self._clock() + limit_s
         running_since_s: float | None = None
         failed_since_s: float | None = None
         while True:
-            now_s = time.monotonic()
+            now_s = self._clock()
             seen = self._status_or_none(name)
-            running_since_s = (running_since_s or now_s) if seen is not None and seen.running else None
+            running_since_s = _since(running_since_s, now_s) if seen is not None and seen.running else None
             # Right after a restart the state of before is still shown.
-            failed_since_s = (failed_since_s or now_s) if seen is not None and seen.failed else None
+            failed_since_s = _since(failed_since_s, now_s) if seen is not None and seen.failed else None
             if seen is not None and running_since_s is not None and now_s - running_since_s >= STEADY_S:
                 return seen
             if seen is not None and failed_since_s is not None and now_s - failed_since_s >= STEADY_S:
@@ -154,7 +165,7 @@ class ConnectClient:
                 raise ConnectorNotRunningError(
                     f"connector {name} does not run after {limit_s:.0f} s ({state}); see the worker's log"
                 )
-            time.sleep(_POLL_S)
+            self._sleep(_POLL_S)
 
     def status(self, name: str) -> ConnectorStatus:
         """Return the states of a connector and its tasks."""
@@ -220,6 +231,10 @@ class ConnectClient:
         if response.is_success:
             return response.json() if response.content else None
         raise _refusal(response, path)
+
+
+def _since(since_s: float | None, now_s: float) -> float:
+    return now_s if since_s is None else since_s
 
 
 def _refusal(response: httpx.Response, path: str) -> ConnectError:

@@ -11,7 +11,7 @@ from typing import Final
 from connectors.connect_client import ConnectClient, ConnectorStatus
 from connectors.connect_errors import ConnectUnreachableError, WatchGaveUpError
 
-_BEYOND_RESTART: Final = ("1236", "purged binary logs", "binlog is no longer available")
+_BEYOND_RESTART: Final = ("Error code: 1236", "purged binary logs", "binlog is no longer available")
 
 
 class WatchAction(enum.StrEnum):
@@ -87,7 +87,10 @@ def watch(
     while not stopped():
         event, seen = _look(client, name)
         now_s = clock()
-        running_since_s = (running_since_s or now_s) if event.action is WatchAction.RUNNING else None
+        if event.action is not WatchAction.RUNNING:
+            running_since_s = None
+        elif running_since_s is None:
+            running_since_s = now_s
         if running_since_s is not None and now_s - running_since_s >= rules.steady_s:
             restarts = 0
         if seen is not None and seen.failed:

@@ -40,7 +40,16 @@ class _Prepared:
     draft: Draft | Failed | None
 
 
-_Candidates: TypeAlias = Mapping[EntityKey, Sequence[tuple[int, _Prepared]]]
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Step:
+    """An event that can be written, with its place in the batch."""
+
+    index: int
+    event: Event
+    draft: Draft | None
+
+
+_Candidates: TypeAlias = Mapping[EntityKey, Sequence[_Step]]
 
 
 def apply_events(
@@ -48,12 +57,10 @@ def apply_events(
     events: Sequence[Event],
     positions: Sequence[StreamPosition],
     *,
-    parked: bool = False,
     clock: Callable[[], dt.datetime],
 ) -> Sequence[Settlement]:
     """Apply events in seq order per entity, with parents first, and record the stream's positions with them.
 
-    parked: the events come from the ledger's waiting room and leave it when they are settled or fail.
     Returns one settlement per event; for a duplicate within `events`, one for each copy.
 
     Raises:
@@ -61,7 +68,7 @@ def apply_events(
     """
     prepared = sorted((_prepare(target, event) for event in events), key=_order)
     outcomes: dict[int, Outcome] = {}
-    _apply_or_split(target, list(enumerate(prepared)), positions, outcomes, parked=parked)
+    _apply_or_split(target, list(enumerate(prepared)), positions, outcomes)
     settled_at = clock()
     return [Settlement(one.event, outcomes[index], settled_at) for index, one in enumerate(prepared)]
 
@@ -96,34 +103,30 @@ def _apply_or_split(
     batch: Sequence[tuple[int, _Prepared]],
     positions: Sequence[StreamPosition],
     outcomes: dict[int, Outcome],
-    *,
-    parked: bool,
 ) -> None:
     """Halve a refused batch until only the guilty event fails; the order of events is kept."""
     try:
-        outcomes |= _apply_with_races(target, batch, positions, parked=parked)
+        outcomes |= _apply_with_races(target, batch, positions)
     except RefusedError as refused:
         if len(batch) > 1:
             half = len(batch) // 2
-            _apply_or_split(target, batch[:half], (), outcomes, parked=parked)
-            _apply_or_split(target, batch[half:], positions, outcomes, parked=parked)
+            _apply_or_split(target, batch[:half], (), outcomes)
+            _apply_or_split(target, batch[half:], positions, outcomes)
             return
         outcomes[batch[0][0]] = refused.failure
         with target.transaction() as transaction:
             transaction.record((), positions)
-            if parked:
-                transaction.release([batch[0][1].event.outbox_id])
             transaction.commit()
 
 
 def _apply_with_races(
-    target: Target, batch: Sequence[tuple[int, _Prepared]], positions: Sequence[StreamPosition], *, parked: bool
+    target: Target, batch: Sequence[tuple[int, _Prepared]], positions: Sequence[StreamPosition]
 ) -> Mapping[int, Outcome]:
     for _ in range(RACES_MAX):
         try:
             with target.transaction() as transaction:
                 outcomes = _apply_in(transaction, batch)
-                _record(transaction, batch, outcomes, positions, parked=parked)
+                _record(transaction, batch, outcomes, positions)
                 transaction.commit()
         except RaceError:
             continue
@@ -136,59 +139,48 @@ def _record(
     batch: Sequence[tuple[int, _Prepared]],
     outcomes: Mapping[int, Outcome],
     positions: Sequence[StreamPosition],
-    *,
-    parked: bool,
 ) -> None:
     settled: list[tuple[Event, Applied | Stale]] = []
     waiting: list[tuple[Event, Waiting]] = []
-    leaving: list[uuid.UUID] = []
     for index, one in batch:
         outcome = outcomes[index]
         if isinstance(outcome, Applied | Stale):
             settled.append((one.event, outcome))
-        if isinstance(outcome, Waiting):
+        elif isinstance(outcome, Waiting):
             waiting.append((one.event, outcome))
-        elif parked:
-            leaving.append(one.event.outbox_id)
     transaction.record(settled, positions)
     if waiting:
         transaction.park(waiting)
-    if leaving:
-        transaction.release(leaving)
 
 
 def _apply_in(transaction: TargetTransaction, batch: Sequence[tuple[int, _Prepared]]) -> dict[int, Outcome]:
     outcomes: dict[int, Outcome] = {}
-    known = set(transaction.settled([one.event.outbox_id for _, one in batch]))
-    fresh: list[tuple[int, _Prepared]] = []
+    known = transaction.settled([one.event.outbox_id for _, one in batch])
+    fresh: dict[uuid.UUID, tuple[int, _Prepared]] = {}
+    copies: dict[int, int] = {}
     for index, one in batch:
         if one.event.outbox_id in known:
             outcomes[index] = Duplicate()
+        elif one.event.outbox_id in fresh:
+            copies[index] = fresh[one.event.outbox_id][0]
         else:
-            # A second copy in the same batch is a duplicate of the first, whatever becomes of that.
-            known.add(one.event.outbox_id)
-            fresh.append((index, one))
-    mapped = transaction.lock(list({one.event.key: None for _, one in fresh}))
-    candidates = _candidates(fresh, mapped, outcomes)
-    kept = {key: steps for key, steps in candidates.items() if steps[-1][1].draft is not None}
-    # Parents are written before their children, and deleted after them.
-    for entity_type in sorted(EntityType, key=_RANK.__getitem__):
-        _write(transaction, _of_type(kept, entity_type), mapped, outcomes)
-    deleted = {key: steps for key, steps in candidates.items() if key not in kept}
-    for entity_type in sorted(EntityType, key=_RANK.__getitem__, reverse=True):
-        _write(transaction, _of_type(deleted, entity_type), mapped, outcomes)
+            fresh[one.event.outbox_id] = index, one
+    mapped = transaction.lock(list({one.event.key: None for _, one in fresh.values()}))
+    candidates = _candidates(list(fresh.values()), mapped, outcomes)
+    while candidates:
+        candidates = _write_all(transaction, candidates, mapped, outcomes)
+    for index, original in copies.items():
+        # Only what the first copy settled makes the second a duplicate; it must not hide that the first failed.
+        settled = isinstance(outcomes[original], Applied | Stale)
+        outcomes[index] = Duplicate() if settled else outcomes[original]
     return outcomes
-
-
-def _of_type(candidates: _Candidates, entity_type: EntityType) -> _Candidates:
-    return {key: steps for key, steps in candidates.items() if key.entity_type is entity_type}
 
 
 def _candidates(
     fresh: Sequence[tuple[int, _Prepared]], mapped: Mapping[EntityKey, Mapped], outcomes: dict[int, Outcome]
 ) -> _Candidates:
     """Settle what is stale or cannot be read, and group the rest by entity, each in seq order."""
-    candidates: dict[EntityKey, list[tuple[int, _Prepared]]] = {}
+    candidates: dict[EntityKey, list[_Step]] = {}
     for index, one in fresh:
         known = mapped.get(one.event.key)
         if known is not None and one.event.seq <= known.last_seq:
@@ -196,8 +188,32 @@ def _candidates(
         elif isinstance(one.draft, Failed):
             outcomes[index] = one.draft
         else:
-            candidates.setdefault(one.event.key, []).append((index, one))
+            candidates.setdefault(one.event.key, []).append(_Step(index, one.event, one.draft))
     return candidates
+
+
+def _write_all(
+    transaction: TargetTransaction,
+    candidates: _Candidates,
+    mapped: Mapping[EntityKey, Mapped],
+    outcomes: dict[int, Outcome],
+) -> _Candidates:
+    """Write each entity's newest state, parents before children, and delete children before parents.
+
+    Returns the older events of the entities whose newest could not be written.
+    """
+    left: dict[EntityKey, Sequence[_Step]] = {}
+    kept = {key: steps for key, steps in candidates.items() if steps[-1].draft is not None}
+    for entity_type in sorted(EntityType, key=_RANK.__getitem__):
+        left |= _write(transaction, _of_type(kept, entity_type), mapped, outcomes)
+    deleted = {key: steps for key, steps in candidates.items() if key not in kept}
+    for entity_type in sorted(EntityType, key=_RANK.__getitem__, reverse=True):
+        left |= _write(transaction, _of_type(deleted, entity_type), mapped, outcomes)
+    return left
+
+
+def _of_type(candidates: _Candidates, entity_type: EntityType) -> _Candidates:
+    return {key: steps for key, steps in candidates.items() if key.entity_type is entity_type}
 
 
 def _write(
@@ -205,30 +221,61 @@ def _write(
     candidates: _Candidates,
     mapped: Mapping[EntityKey, Mapped],
     outcomes: dict[int, Outcome],
-) -> None:
-    """Fold the events of each entity into its newest state, and write all entities of one type."""
+) -> _Candidates:
+    """Fold the events of each entity into its newest state, and write all entities of one type; return what is left.
+
+    When the newest fails or waits, the older ones are still due: the result must not hang on how events were batched.
+    """
     if not candidates:
-        return
+        return {}
     parents = transaction.find(_parents_of(candidates))
+    left: dict[EntityKey, Sequence[_Step]] = {}
+    folded: dict[EntityKey, Sequence[_Step]] = {}
     changes: list[Change] = []
     for key, steps in candidates.items():
-        newest = steps[-1][1]
-        draft = None if isinstance(newest.draft, Failed) else newest.draft
-        wanted = () if draft is None else draft.parents
-        missing = next((parent for parent in wanted if parent not in parents or not parents[parent].alive), None)
-        if missing is not None:
-            outcomes.update({index: Waiting(missing, deleted=missing in parents) for index, _ in steps})
-            continue
-        fhir = any(one.event.target_system is TargetSystem.FHIR for _, one in steps)
-        changes.append(Change(newest.event, draft, mapped.get(key), [parents[parent] for parent in wanted], fhir))
+        ready = _without_waiting(steps, parents, outcomes)
+        if len(ready) < len(steps) and ready and ready[-1].draft is None:
+            left[key] = ready
+        elif ready:
+            folded[key] = ready
+            changes.append(_change(ready, mapped.get(key), parents))
     written = transaction.write(changes) if changes else {}
-    outcomes.update({index: written[key] for key in written for index, _ in candidates[key]})
+    for key, outcome in written.items():
+        steps = folded[key]
+        if isinstance(outcome, Applied):
+            outcomes.update({step.index: outcome for step in steps})
+        else:
+            outcomes[steps[-1].index] = outcome
+            if len(steps) > 1:
+                left[key] = steps[:-1]
+    return left
+
+
+def _change(steps: Sequence[_Step], mapped: Mapped | None, parents: Mapping[EntityKey, Mapped]) -> Change:
+    newest = steps[-1]
+    wanted = () if newest.draft is None else newest.draft.parents
+    fhir = any(step.event.target_system is TargetSystem.FHIR for step in steps)
+    return Change(newest.event, newest.draft, mapped, [parents[parent] for parent in wanted], fhir)
+
+
+def _without_waiting(
+    steps: Sequence[_Step], parents: Mapping[EntityKey, Mapped], outcomes: dict[int, Outcome]
+) -> Sequence[_Step]:
+    """Leave out the newest events as long as their parents are missing, and say that they wait."""
+    for count in range(len(steps), 0, -1):
+        step = steps[count - 1]
+        wanted = () if step.draft is None else step.draft.parents
+        missing = next((parent for parent in wanted if parent not in parents or not parents[parent].alive), None)
+        if missing is None:
+            return steps[:count]
+        outcomes[step.index] = Waiting(missing, deleted=missing in parents)
+    return ()
 
 
 def _parents_of(candidates: _Candidates) -> list[EntityKey]:
     wanted: dict[EntityKey, None] = {}
     for steps in candidates.values():
-        draft = steps[-1][1].draft
-        if draft is not None and not isinstance(draft, Failed):
-            wanted.update(dict.fromkeys(draft.parents))
+        for step in steps:
+            if step.draft is not None:
+                wanted.update(dict.fromkeys(step.draft.parents))
     return list(wanted)

@@ -13,7 +13,7 @@ from connectors import events
 from connectors.events import Event
 from consumer.outcome import Failed
 from consumer.ports import EventStream, OutboxMarker, Record, Settlement, StreamPosition, Target
-from consumer.settle import newest, release_parked, report_overdue, settle_events
+from consumer.settle import release_parked, report_overdue, settle_events
 
 _log = structlog.get_logger()
 
@@ -146,8 +146,7 @@ class ConsumerLoop:
 
     def _do_chores(self) -> None:
         """Release what a killed process left parked, and report what waits too long."""
-        released = newest(release_parked(self._target, None, clock=self._clock))
-        self._marker.mark(released)
+        released = release_parked(self._target, self._marker, None, clock=self._clock)
         overdue = report_overdue(self._target, self._marker, wait_limit=self._limits.parent_wait, clock=self._clock)
         if released or overdue:
             _log.info("chores done", action="chores", released=len(released), overdue=overdue)

@@ -126,9 +126,6 @@ class TargetTransaction(Protocol):
     def park(self, waiting: Sequence[tuple[Event, Waiting]]) -> None:
         """Keep events whose parent is missing; an event kept before keeps the time since when it waits."""
 
-    def release(self, outbox_ids: Sequence[uuid.UUID]) -> None:
-        """Forget parked events that are settled or failed."""
-
     def commit(self) -> None:
         """Make all of it durable."""
 
@@ -145,9 +142,13 @@ class Target(Protocol):
     def releasable(self, limit: int, keys: Sequence[EntityKey] | None) -> Sequence[Event]:
         """Return parked events whose parent has arrived, or whose entity has moved on (they settle as stale).
 
+        An event that was applied and not forgotten is among these, and settles as duplicate.
         keys: entities just written, or found missing, that parked events may wait for or belong to; None means any.
         In seq order, at most `limit`.
         """
+
+    def forget(self, outbox_ids: Sequence[uuid.UUID]) -> None:
+        """Take events out of the waiting room that are settled or failed, and whose rows say so."""
 
     def overdue(self, since: dt.datetime, limit: int) -> Sequence[tuple[Event, Waiting]]:
         """Return parked events that wait since before `since` and were not reported overdue, at most `limit`."""

@@ -1,14 +1,15 @@
-"""Settle a batch: apply it, apply the children it set free, and mark the outbox rows."""
+"""Settle a batch: apply it, mark the outbox rows, and do the same for the children it set free."""
 
 from __future__ import annotations
 
 import datetime as dt
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from connectors.events import EntityKey, Event
 from consumer.apply import apply_events
-from consumer.outcome import Applied, Waiting
+from consumer.outcome import Applied, Duplicate, Waiting
 from consumer.ports import OutboxMarker, Settlement, StreamPosition, Target
 
 RELEASE_EVENTS_MAX: Final = 500
@@ -26,39 +27,43 @@ def settle_events(
     *,
     clock: Callable[[], dt.datetime],
 ) -> Sequence[Settlement]:
-    """Apply events with the stream's positions, then whatever waited for them, and mark every row.
+    """Apply events with the stream's positions and mark their rows, then settle whatever waited for them.
 
     Raises:
         TransientError: from the target or the source; the same call may be repeated and loses nothing.
     """
-    settlements = list(apply_events(target, events, positions, clock=clock))
-    keys = _touched(settlements)
-    if keys:
-        settlements += release_parked(target, keys, clock=clock)
+    settlements = apply_events(target, events, positions, clock=clock)
     marker.mark(newest(settlements))
-    return settlements
+    keys = _touched(settlements)
+    released = release_parked(target, marker, keys, clock=clock) if keys else ()
+    return [*settlements, *released]
 
 
 def release_parked(
-    target: Target, keys: Sequence[EntityKey] | None, *, clock: Callable[[], dt.datetime]
+    target: Target, marker: OutboxMarker, keys: Sequence[EntityKey] | None, *, clock: Callable[[], dt.datetime]
 ) -> Sequence[Settlement]:
-    """Apply parked events whose parents have arrived, generation by generation; the caller marks them.
+    """Settle parked events whose parents have arrived, generation by generation.
 
-    An older parked event of an entity that was written meanwhile settles as stale in the same way.
+    An older parked event of an entity that was written meanwhile settles as stale in the same way. What leads back
+    to a parked event after a crash is its place in the waiting room, as the offset does for a polled one: it
+    leaves only when its row is marked.
 
     A parent's writer looks for parked children after its commit, and a child's after its own: whichever of two
     racing members commits last sees the other's row, so no release is missed. keys None looks through all parked
-    events: what a process killed between commit and release left behind.
+    events: what a process killed between commit and mark left behind.
     """
     settlements: list[Settlement] = []
     for _ in range(RELEASE_ROUNDS_MAX):
         events = target.releasable(RELEASE_EVENTS_MAX, keys)
         if not events:
             break
-        settled = apply_events(target, events, (), parked=True, clock=clock)
+        settled = apply_events(target, events, (), clock=clock)
+        marker.mark(settled)
         settlements += settled
-        if all(isinstance(settlement.outcome, Waiting) for settlement in settled):
+        leaving = [one.event.outbox_id for one in settled if not isinstance(one.outcome, Waiting)]
+        if not leaving:
             break
+        target.forget(leaving)
         if keys is not None:
             keys = list(dict.fromkeys((*keys, *_touched(settled))))
     return settlements
@@ -81,8 +86,12 @@ def report_overdue(
 
 
 def newest(settlements: Sequence[Settlement]) -> Sequence[Settlement]:
-    """Keep the last word on each event: a parked child may be released in the same batch."""
-    return list({settlement.event.outbox_id: settlement for settlement in settlements}.values())
+    """Keep the last word on each event; a second copy's "duplicate" says nothing about the first one."""
+    found: dict[uuid.UUID, Settlement] = {}
+    for settlement in settlements:
+        if settlement.event.outbox_id not in found or not isinstance(settlement.outcome, Duplicate):
+            found[settlement.event.outbox_id] = settlement
+    return list(found.values())
 
 
 def _touched(settlements: Sequence[Settlement]) -> Sequence[EntityKey]:

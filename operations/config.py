@@ -13,7 +13,7 @@ from connectors.connector_config import CONNECTOR_NAME
 from connectors.topics import BROKER_DEFAULT, PARTITIONS
 from connectors.topics import PREFIX as TOPIC_PREFIX
 
-_HOW = 'set it, or eval "$(emrsync stack env)" for the servers of this machine'
+_HOW = 'set what is missing, or eval "$(emrsync stack env)" for the servers of this machine'
 
 
 class OperationsSettings(Settings):
@@ -69,6 +69,12 @@ class OperationsSettings(Settings):
         if value is None:
             raise SettingsError(f"{PREFIX}{name.upper()} is not set: {_HOW}")
         return value.get_secret_value() if isinstance(value, pydantic.SecretStr) else str(value)
+
+    def check(self, *names: str) -> None:
+        """Raise SettingsError with every one of these settings that is not set, before anything is begun."""
+        absent = [f"{PREFIX}{name.upper()}" for name in names if getattr(self, name) is None]
+        if absent:
+            raise SettingsError(f"not set: {', '.join(absent)}; {_HOW}")
 
     def database_url(self, name: str) -> sa.URL:
         """Return a database setting as a SQLAlchemy URL.

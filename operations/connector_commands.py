@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -17,6 +17,9 @@ from operations.failures import FOUND
 from operations.source import connector_place
 
 app = typer.Typer(no_args_is_help=True)
+
+RETRY_LIMIT_S: Final = 5.0
+"""How long a worker that does not answer is asked again."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -86,7 +89,7 @@ def as_mapping(seen: ConnectorStatus) -> dict[str, object]:
 
 
 def _client(settings: OperationsSettings) -> ConnectClient:
-    return ConnectClient(settings.text("connect_url"))
+    return ConnectClient(settings.text("connect_url"), retry_limit_s=RETRY_LIMIT_S)
 
 
 def _print(seen: ConnectorStatus) -> None:

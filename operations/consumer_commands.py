@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import consumer.bootstrap
 import typer
+
+import consumer.bootstrap
 
 app = typer.Typer(no_args_is_help=True)
 

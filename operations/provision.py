@@ -51,6 +51,11 @@ def provision(settings: OperationsSettings, choices: Choices, *, report: Report)
         ProvisionError: a step failed; it names the step and the reason.
         SettingsError: a variable that a step needs is not set.
     """
+    settings.check("source_url", "kafka_bootstrap_servers", "connect_url", "cdc_user")
+    if settings.source_admin_url is not None:
+        settings.check("app_url", "cdc_password")
+    if settings.openemr_admin_url is not None:
+        settings.check("openemr_url")
     if settings.source_admin_url is None:
         report("source database: left as it is (EMRSYNC_SOURCE_ADMIN_URL is not set)")
     else:

@@ -31,7 +31,7 @@ def command(
     if as_json:
         typer.echo(json.dumps(as_json_mapping(way), indent=2, default=str))
     else:
-        _print(way)
+        print_way(way)
     if not (way.known and way.complete):
         raise typer.Exit(FOUND)
 
@@ -55,7 +55,8 @@ def _mapping(value: Source | Ledger | Unavailable | None) -> dict[str, Any] | No
     return None if value is None else dataclasses.asdict(value)
 
 
-def _print(way: Way) -> None:
+def print_way(way: Way) -> None:
+    """Print where a record is, and its events, as tables."""
     console = Console()
     console.print(way.entity_id, style="bold", highlight=False, markup=False)
     for line in in_words(way):

@@ -16,14 +16,29 @@ _DUPLICATE_ERRNO: Final = 1062
 _LOCK_SQLSTATES: Final = {"40001", "40P01", "55P03"}
 _LOCK_ERRNOS: Final = {1205, 1213}
 
+# Missing tables and privileges, and wrong passwords.
+_REFUSED_SQLSTATE_CLASSES: Final = {"42", "28"}
+# Too many connections, shutting down, connection killed, and the driver's own for a connection not made or lost.
+_ABSENT_ERRNOS: Final = {0, 1040, 1053, 1927, 2002, 2003, 2006, 2013}
+
 
 def _code(error: sa.exc.DBAPIError) -> str | int | None:
-    """Return the SQLSTATE of PostgreSQL or the error number of MySQL and MariaDB."""
-    sqlstate = getattr(error.orig, "sqlstate", None)
-    if isinstance(sqlstate, str):
-        return sqlstate
+    """Return the error number of MySQL and MariaDB, whose SQLSTATE says less, or the SQLSTATE of PostgreSQL."""
     arguments = getattr(error.orig, "args", ())
-    return arguments[0] if arguments and isinstance(arguments[0], int) else None
+    if arguments and isinstance(arguments[0], int):
+        return arguments[0]
+    sqlstate = getattr(error.orig, "sqlstate", None)
+    return sqlstate if isinstance(sqlstate, str) else None
+
+
+def _waiting_helps(error: sa.exc.DBAPIError, code: str | int | None) -> bool:
+    """Say whether the server was absent, rather than refusing what it was asked."""
+    if not isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
+        return False
+    if isinstance(code, int):
+        # PyMySQL calls nearly everything an OperationalError, a missing privilege too.
+        return code in _ABSENT_ERRNOS
+    return code is None or code[:2] not in _REFUSED_SQLSTATE_CLASSES
 
 
 def is_duplicate(error: sa.exc.IntegrityError) -> bool:
@@ -40,9 +55,7 @@ def translated(error: sa.exc.SQLAlchemyError) -> AppError:
     code = _code(error)
     if code in _LOCK_SQLSTATES or code in _LOCK_ERRNOS:
         return BusyError(f"another transaction holds the row ({code}); try again")
-    # 42 and 28 are missing tables and privileges, which waiting does not cure.
-    permanent = isinstance(code, str) and code[:2] in {"42", "28"}
-    if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError) and not permanent:
+    if _waiting_helps(error, code):
         return UnavailableError(f"the application's database does not answer ({code or 'no connection'})")
     kind = type(error.orig).__name__
     return StorageError(f"the database refused a statement ({kind}, {code}); are its tables and grants up to date?")

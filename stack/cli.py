@@ -16,6 +16,7 @@ from stack.config import StackSettings
 from stack.errors import StackError, UnknownProgramError
 from stack.servers import SERVICES
 from stack.stack import ProgramStatus, Stack
+from stack.synthea.simulator import PATIENTS_MAX, simulate
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -135,6 +136,17 @@ def kill(name: Name, home: Home = None) -> None:
     """Kill a program with SIGKILL, as a crash would; it stays down until started."""
     with exit_codes():
         stack_at(home).kill(name)
+
+
+@app.command()
+def synthea(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; the CSV files go to DIR/csv.")],
+    patients: Annotated[int, typer.Option(min=1, max=PATIENTS_MAX, help="Living patients to simulate.")] = 20,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 1,
+) -> None:
+    """Simulate patients with Synthea, as input for `emrsync app import synthea`."""
+    with exit_codes():
+        typer.echo(str(simulate(folder, patients=patients, seed=seed, report=report)))
 
 
 def print_status(programs: tuple[ProgramStatus, ...]) -> None:

@@ -73,6 +73,8 @@ def _bring_up_locked(
     if not supervisor.state(service.name).pid:
         report(f"starting {service.name} on port {service.port}")
         service.prepare()
+        if given_up.is_set():
+            return False
         supervisor.start_program(service.name)
     try:
         _await_answer(supervisor, service, given_up)

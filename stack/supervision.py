@@ -53,7 +53,10 @@ class _SocketTransport(xmlrpc.client.Transport):
         self._path = path
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:  # noqa: ARG002
-        return _SocketConnection(self._path)
+        # Kept where Transport.close looks for it.
+        connection = _SocketConnection(self._path)
+        self._connection = (None, connection)
+        return connection
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,10 @@ def _quoted(connection: sa.Connection, name: str) -> str:
 
 
 def _define(connection: sa.Connection, types: Mapping[str, str], report: Callable[[str], None]) -> None:
+    # ON UPDATE CURRENT_TIMESTAMP would make every row that is touched below look new.
+    instants = [name for name in ("created_at", "processed_at") if name in types]
+    plain = ", ".join(f"MODIFY COLUMN {name} DATETIME(6) NULL" for name in instants)
+    connection.execute(sa.text(f"ALTER TABLE sync_outbox {plain}"))
     for name, value in _FILLS.items():
         if name in types:
             connection.execute(sa.text(f"UPDATE sync_outbox SET {name} = {value} WHERE {name} IS NULL"))  # noqa: S608 - our names

@@ -33,10 +33,21 @@ _READ: Final = (
 )
 
 
+_LEDGER: Final = {
+    "applied_event": "SELECT, INSERT",
+    "entity_map": "SELECT, INSERT, UPDATE",
+    "stream_position": "SELECT, INSERT, UPDATE",
+    "waiting_event": "SELECT, INSERT, UPDATE, DELETE",
+    "id_block": "SELECT, UPDATE",
+}
+
+
 def apply(
     admin_url: str, *, user: str, password: str, database: str = "openemr", ledger_schema: str = SCHEMA, host: str = "%"
 ) -> None:
     """Create the account or reset its password, and grant what it needs; harmless when repeated.
+
+    Both schemas must be there, since the grants name their tables.
 
     admin_url is a SQLAlchemy URL of an account with GRANT OPTION. Host '%' lets it come from any address; narrow it.
     """
@@ -52,7 +63,9 @@ def apply(
             for table, verbs in (*_WRITTEN.items(), *((table, "SELECT") for table in _READ)):
                 name = preparer.quote_identifier(table)
                 connection.exec_driver_sql(f"GRANT {verbs} ON {place}.{name} TO {account}", (user, host))
-            connection.exec_driver_sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {ledger}.* TO {account}", (user, host))
+            # Table by table: in a grant on a whole schema the _ of its name stands for any character.
+            for table, verbs in _LEDGER.items():
+                connection.exec_driver_sql(f"GRANT {verbs} ON {ledger}.{table} TO {account}", (user, host))
     finally:
         engine.dispose()
 

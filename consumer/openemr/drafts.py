@@ -42,7 +42,7 @@ class Field:
 class RowDraft:
     """The columns of one entity: its own row's, and for a diagnostic order its line's.
 
-    dated: local time for the forms row; live: False for a prescription written as inactive; detail: remarks.
+    dated: local time for the forms row; detail: remarks.
     """
 
     kind: str
@@ -50,7 +50,6 @@ class RowDraft:
     parents: Sequence[EntityKey]
     line: Sequence[Any] = ()
     dated: dt.datetime | None = None
-    live: bool = True
     detail: str | None = None
 
 
@@ -61,6 +60,7 @@ class Shape:
     table: str
     columns: tuple[str, ...]
     _readers: tuple[tuple[str, Read, Any, int, bool], ...]
+    _without_column: tuple[tuple[str, Read], ...]
 
     def values(self, payload: Any) -> tuple[Any, ...]:
         """Read the values.
@@ -78,6 +78,11 @@ class Shape:
             values.append(value)
         return tuple(values)
 
+    def remark(self, payload: Any) -> str | None:
+        """Name the fields that the payload has and this version of OpenEMR has no column for; None for none."""
+        left_out = [name for name, read in self._without_column if read(payload) is not None]
+        return f"{', '.join(left_out)}: this version of OpenEMR has no column for it" if left_out else None
+
     def _too_long(self, name: str, value: str, limit: int, *, in_bytes: bool) -> FieldError:
         column = self.columns[[reader[0] for reader in self._readers].index(name)]
         size = f"{len(value.encode())} bytes" if in_bytes else f"{len(value)} characters"
@@ -90,14 +95,18 @@ def shape(site: Site, table: str, fields: Sequence[Field]) -> Shape:
     have = site.columns[table]
     columns: list[str] = []
     readers: list[tuple[str, Read, Any, int, bool]] = []
+    without: list[tuple[str, Read]] = []
     for field in fields:
         column = next((name for name in field.columns if name in have), None)
         if column is None:
+            without.append((field.name, field.read))
             continue
         width = have[column] or Width(0, in_bytes=False)
         columns.append(column)
         readers.append((field.name, field.read, field.absent, width.limit, width.in_bytes))
-    return Shape(table, tuple(columns), tuple(readers))
+    carried = {reader[0] for reader in readers}
+    left_out = tuple((name, read) for name, read in without if name not in carried)
+    return Shape(table, tuple(columns), tuple(readers), left_out)
 
 
 def option(site: Site, list_id: str, name: str, value: str) -> str:

@@ -53,7 +53,8 @@ SELECT e.id, e.pid, e.encounter,
   OR EXISTS (SELECT 1 FROM issue_encounter i WHERE i.pid = e.pid AND i.encounter = e.encounter) AS hanging
 FROM form_encounter e WHERE e.id IN %s
 """
-_FORM_KEYS: Final = ("pid", "encounter", "form_id", "formdir")
+_FORM_KEYS: Final = ("pid", "encounter", "form_id")
+_OWN_FORM: Final = "t.formdir = 'newpatient'"
 _HIDDEN: Final = "other rows hang on the encounter in OpenEMR: hidden from the visit list, not removed"
 
 
@@ -77,7 +78,7 @@ class EncounterTable:
             self._shape.values(payload),
             (EntityKey(EntityType.PATIENT, payload.patient_id),),
             dated=local_time(self._site, "started_at", payload.started_at),
-            detail=remarks(unknown_provider, unknown_facility),
+            detail=remarks(unknown_provider, unknown_facility, self._shape.remark(payload)),
         )
 
     def insert(self, connection: sa.Connection, plans: Sequence[RowPlan], numbers: Numbers) -> Sequence[Written]:
@@ -99,15 +100,15 @@ class EncounterTable:
         """Update encounters by form_encounter.id, and bring hidden ones back."""
         rows = [(plan.row_id, *plan.columns.values) for plan in plans]
         update_rows(connection, self.table, ("id",), self._shape.columns, rows)
-        forms = [(plan.pid, plan.number, plan.row_id, "newpatient", plan.columns.dated) for plan in plans]
-        update_rows(connection, "forms", _FORM_KEYS, ("date",), forms, constants={"deleted": "0"})
+        forms = [(plan.pid, plan.number, plan.row_id, plan.columns.dated) for plan in plans]
+        shown = {"deleted": "0"}
+        update_rows(connection, "forms", _FORM_KEYS, ("date",), forms, constants=shown, condition=_OWN_FORM)
 
     def delete(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> Mapping[int, Kept]:
         """Remove encounters, or only hide those that a clinician's work hangs on; return these by number."""
         found = select_in(connection, _HANGING, [plan.row_id for plan in plans])
-        hidden = [(pid, number, row_id, "newpatient") for row_id, pid, number, hanging in found if hanging]
-        if hidden:
-            update_rows(connection, "forms", _FORM_KEYS, (), hidden, constants={"deleted": "1"})
+        hidden = [(pid, number, row_id) for row_id, pid, number, hanging in found if hanging]
+        update_rows(connection, "forms", _FORM_KEYS, (), hidden, constants={"deleted": "1"}, condition=_OWN_FORM)
         removed = [(pid, number, row_id) for row_id, pid, number, hanging in found if not hanging]
         if removed:
             connection.exec_driver_sql(
@@ -116,7 +117,7 @@ class EncounterTable:
             connection.exec_driver_sql(
                 "DELETE FROM form_encounter WHERE id IN %s", (tuple(row_id for _, _, row_id in removed),)
             )
-        return {number: Kept(_HIDDEN) for _, number, _, _ in hidden}
+        return {number: Kept(_HIDDEN) for _, number, _ in hidden}
 
 
 _UNKNOWN_FACILITY: Final = "facility_name: no facility of OpenEMR has it; written as text only"

@@ -69,6 +69,7 @@ _MISCONFIGURED: Final = {
     1698: "the account or its password is refused",
 }
 _DUPLICATE: Final = 1062
+_OUR_MISTAKE: Final = -1  # the driver refused the statement itself, and has no number for it
 
 # Numbers that OpenEMR's own code may take at the same moment; the next try takes others.
 _RACED: Final = {("patient_data", "pid"), ("prescriptions", "PRIMARY")}
@@ -96,7 +97,7 @@ def translated(ledger_schema: str) -> Iterator[None]:
 
 def _meaning(error: sa.exc.DBAPIError, ledger_schema: str) -> Exception:
     arguments = error.orig.args if error.orig is not None else ()
-    number = arguments[0] if arguments and isinstance(arguments[0], int) else 0
+    number = arguments[0] if arguments and isinstance(arguments[0], int) else _OUR_MISTAKE
     text = arguments[1] if len(arguments) > 1 and isinstance(arguments[1], str) else ""
     table = _table(error.statement)
     if number in _TRANSIENT or error.connection_invalidated:

@@ -132,8 +132,8 @@ class Ledger:
             suffix="ON DUPLICATE KEY UPDATE parent_type = VALUES(parent_type), parent_id = VALUES(parent_id)",
         )
 
-    def release(self, connection: sa.Connection, outbox_ids: Sequence[uuid.UUID]) -> None:
-        """Forget parked events."""
+    def forget(self, connection: sa.Connection, outbox_ids: Sequence[uuid.UUID]) -> None:
+        """Take events out of the waiting room."""
         connection.exec_driver_sql(
             f"DELETE FROM {self._schema}.waiting_event WHERE outbox_id IN %s",  # noqa: S608
             (tuple(one.bytes for one in outbox_ids),),

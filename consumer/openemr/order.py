@@ -67,7 +67,7 @@ _FORM: Final = {
     "deleted": "0",
     "therapy_group_id": "NULL",
 }
-_FORM_KEYS: Final = ("form_id", "formdir")
+_OWN_FORM: Final = "t.formdir = 'procedure_order'"
 
 
 class OrderTable:
@@ -80,6 +80,8 @@ class OrderTable:
         self._site = site
         self._ledger_schema = ledger_schema
         self._known_codes: set[str] = set()
+        self._adding: sa.RootTransaction | sa.NestedTransaction | None = None
+        self._added_codes: set[str] = set()
         self._shape = shape(site, "procedure_order", _order_fields(site))
         self._line = shape(site, "procedure_order_code", _line_fields())
         self._code_index = self._line.columns.index("procedure_code")
@@ -103,10 +105,9 @@ class OrderTable:
         rows = [(plan.uuid, plan.pid, plan.visit, *plan.columns.values) for plan in plans]
         insert_rows(connection, self.table, columns, rows, constants={"activity": "1"})
         ids = ids_by_uuid(connection, self.table, self.id_column, [plan.uuid for plan in plans])
-        line_columns = ("procedure_order_id", *self._line.columns)
-        lines = [(order_id, *plan.columns.line) for plan, order_id in zip(plans, ids, strict=True)]
-        insert_rows(connection, "procedure_order_code", line_columns, lines, constants={"procedure_order_seq": "1"})
-        self._add_forms(connection, list(zip(plans, ids, strict=True)))
+        numbered = list(zip(plans, ids, strict=True))
+        self._add_lines(connection, numbered)
+        self._add_forms(connection, numbered)
         return [Written(order_id) for order_id in ids]
 
     def update(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> None:
@@ -115,18 +116,8 @@ class OrderTable:
         columns = ("encounter_id", *self._shape.columns)
         rows = [(plan.number, plan.visit, *plan.columns.values) for plan in plans]
         update_rows(connection, self.table, (self.id_column,), columns, rows, constants={"activity": "1"})
-        line_keys = ("procedure_order_id", "procedure_order_seq")
-        lines = [(plan.number, 1, *plan.columns.line) for plan in plans]
-        update_rows(connection, "procedure_order_code", line_keys, self._line.columns, lines)
-        sql = "SELECT form_id FROM forms WHERE form_id IN %s AND formdir = 'procedure_order'"
-        have = {int(row[0]) for row in select_in(connection, sql, [plan.number for plan in plans])}
-        forms = [
-            (plan.number, "procedure_order", plan.visit, plan.columns.dated)
-            for plan in plans
-            if plan.visit and plan.number in have
-        ]
-        update_rows(connection, "forms", _FORM_KEYS, ("encounter", "date"), forms, constants={"deleted": "0"})
-        self._add_forms(connection, [(plan, plan.number) for plan in plans if plan.number not in have])
+        self._update_lines(connection, plans)
+        self._update_forms(connection, plans)
 
     def delete(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> Mapping[int, Kept]:
         """Take orders out of screens and FHIR as OpenEMR's own delete does; the rows stay."""
@@ -137,10 +128,37 @@ class OrderTable:
         connection.exec_driver_sql("UPDATE procedure_order SET activity = 0 WHERE procedure_order_id IN %s", (ids,))
         return dict.fromkeys(ids, Kept())
 
+    def _update_lines(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> None:
+        """Rewrite the orders' lines, and bring back those that a clinician's save dropped."""
+        sql = (
+            "SELECT procedure_order_id FROM procedure_order_code "
+            "WHERE procedure_order_id IN %s AND procedure_order_seq = 1"
+        )
+        have = {int(row[0]) for row in select_in(connection, sql, [plan.number for plan in plans])}
+        lines = [(plan.number, 1, *plan.columns.line) for plan in plans if plan.number in have]
+        keys = ("procedure_order_id", "procedure_order_seq")
+        update_rows(connection, "procedure_order_code", keys, self._line.columns, lines)
+        self._add_lines(connection, [(plan, plan.number) for plan in plans if plan.number not in have])
+
+    def _update_forms(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> None:
+        """Show the orders in the encounters they name now, and in none if they name none."""
+        sql = "SELECT form_id FROM forms WHERE form_id IN %s AND formdir = 'procedure_order'"
+        have = {int(row[0]) for row in select_in(connection, sql, [plan.number for plan in plans])}
+        forms = [
+            (plan.number, plan.visit, plan.columns.dated, int(not plan.visit)) for plan in plans if plan.number in have
+        ]
+        update_rows(connection, "forms", ("form_id",), ("encounter", "date", "deleted"), forms, condition=_OWN_FORM)
+        self._add_forms(connection, [(plan, plan.number) for plan in plans if plan.number not in have])
+
     def _complete_compendium(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> None:
         """Add the codes that the compendium lacks: without one, a clinician's first save drops the order's line."""
-        names = {plan.columns.line[self._code_index]: plan.columns.line[self._name_index] for plan in plans}
-        names = {code: name for code, name in names.items() if code.casefold() not in self._known_codes}
+        # The order form looks a code up by a collation that ignores case.
+        lines = {plan.columns.line[self._code_index].casefold(): plan.columns.line for plan in plans}
+        names = {
+            line[self._code_index]: line[self._name_index]
+            for folded, line in lines.items()
+            if folded not in self._known_codes
+        }
         if not names or not self._missing_codes(connection, names):
             return
         # No unique key forbids a second entry, so members take turns; only new codes come here.
@@ -156,14 +174,17 @@ class OrderTable:
             "SELECT procedure_code FROM procedure_type "
             "WHERE procedure_code IN %s AND lab_id = 0 AND procedure_type LIKE 'ord%%'"
         )
-        # The order form looks a code up by a collation that ignores case.
         found = {str(row[0]).casefold() for row in select_in(connection, sql, names)}
+        if self._adding is not connection.get_transaction():
+            self._adding, self._added_codes = connection.get_transaction(), set()
         if len(self._known_codes) < KNOWN_CODES_MAX:
-            self._known_codes |= found
+            # What this transaction added is gone again if it is rolled back.
+            self._known_codes |= found - self._added_codes
         return {code: name for code, name in names.items() if code.casefold() not in found}
 
     def _add_codes(self, connection: sa.Connection, names: Mapping[str, str]) -> None:
         """Add entries as OpenEMR's on-the-fly ones: type ord, active, their own parent."""
+        self._added_codes.update(code.casefold() for code in names)
         rows = [(code, _label(name), name) for code, name in names.items()]
         columns = ("procedure_code", "name", "description")
         constants = {"procedure_type": "'ord'", "lab_id": "0", "activity": "1", "parent": "0"}
@@ -173,6 +194,12 @@ class OrderTable:
             "WHERE procedure_code IN %s AND lab_id = 0 AND parent = 0 AND procedure_type = 'ord'",
             (tuple(names),),
         )
+
+    def _add_lines(self, connection: sa.Connection, plans: Sequence[tuple[RowPlan, int]]) -> None:
+        """Give orders their one line."""
+        lines = [(order_id, *plan.columns.line) for plan, order_id in plans]
+        columns = ("procedure_order_id", *self._line.columns)
+        insert_rows(connection, "procedure_order_code", columns, lines, constants={"procedure_order_seq": "1"})
 
     def _add_forms(self, connection: sa.Connection, plans: Sequence[tuple[RowPlan, int]]) -> None:
         """Show orders in their encounter; one without encounter has no form to stand in."""

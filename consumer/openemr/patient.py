@@ -41,7 +41,7 @@ class PatientTable:
 
     def draft(self, payload: PatientV1) -> RowDraft:
         """Turn a payload into columns; raises FieldError."""
-        return RowDraft(KIND, self._shape.values(payload), ())
+        return RowDraft(KIND, self._shape.values(payload), (), detail=self._shape.remark(payload))
 
     def insert(self, connection: sa.Connection, plans: Sequence[RowPlan], numbers: Numbers) -> Sequence[Written]:
         """Insert patients with pids of the reserved block."""

@@ -19,6 +19,7 @@ from consumer.openemr.drafts import (
     local_time,
     option,
     provider,
+    remarks,
     shape,
 )
 from consumer.openemr.identifiers import Numbers
@@ -32,6 +33,9 @@ KIND: Final = "medication"
 
 USAGE: Final = "outpatient"
 INTENT: Final = "order"
+
+# A prescription's FHIR meta.lastUpdated is date_modified, which nothing sets by itself.
+_MODIFIED: Final = {"date_modified": "NOW()"}
 
 _ACTIVE: Final = frozenset({"active", "completed"})
 
@@ -48,41 +52,37 @@ class PrescriptionTable:
         have = site.columns["prescriptions"]
         usage, intent = site.options["medication-usage-category"], site.options["medication-request-intent"]
         wanted = {
-            # A prescription's FHIR meta.lastUpdated is date_modified, which nothing sets by itself.
-            "date_modified": "NOW()",
-            "usage_category": f"'{USAGE}'",
-            "usage_category_title": f"'{usage.get(USAGE, '')}'",
-            "request_intent": f"'{INTENT}'",
-            "request_intent_title": f"'{intent.get(INTENT, '')}'",
-            "updated_by": str(site.user_id),
+            "usage_category": USAGE,
+            "usage_category_title": usage.get(USAGE, ""),
+            "request_intent": INTENT,
+            "request_intent_title": intent.get(INTENT, ""),
+            "updated_by": site.user_id,
         }
-        self._constants = {name: sql for name, sql in wanted.items() if name in have}
+        self._same = {name: value for name, value in wanted.items() if name in have}
         self._created = {"created_by": str(site.user_id)} if "created_by" in have else {}
 
     def draft(self, payload: MedicationOrderV1) -> RowDraft:
         """Turn a payload into columns; raises FieldError."""
-        detail = provider(self._site, payload.provider_npi)[1]
-        return RowDraft(
-            KIND, self._shape.values(payload), order_parents(payload), live=payload.status in _ACTIVE, detail=detail
-        )
+        detail = remarks(provider(self._site, payload.provider_npi)[1], self._shape.remark(payload))
+        return RowDraft(KIND, self._shape.values(payload), order_parents(payload), detail=detail)
 
     def insert(self, connection: sa.Connection, plans: Sequence[RowPlan], numbers: Numbers) -> Sequence[Written]:
         """Insert prescriptions with numbers of OpenEMR's sequence, above what its API may have given out itself."""
         highest = int(connection.exec_driver_sql("SELECT COALESCE(MAX(id), 0) FROM prescriptions").scalar_one())
         taken = numbers.take_numbers(len(plans), above=highest)
         rows = [
-            (number, plan.uuid, plan.pid, plan.visit or None, *plan.columns.values)
+            (number, plan.uuid, plan.pid, plan.visit or None, *self._same.values(), *plan.columns.values)
             for plan, number in zip(plans, taken, strict=True)
         ]
-        columns = ("id", "uuid", "patient_id", "encounter", *self._shape.columns)
-        insert_rows(connection, self.table, columns, rows, constants={**self._constants, **self._created})
+        columns = ("id", "uuid", "patient_id", "encounter", *self._same, *self._shape.columns)
+        insert_rows(connection, self.table, columns, rows, constants={**_MODIFIED, **self._created})
         return [Written(number) for number in taken]
 
     def update(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> None:
         """Update prescriptions by id, and bring stopped ones back."""
-        rows = [(plan.number, plan.visit or None, *plan.columns.values) for plan in plans]
-        columns = ("encounter", *self._shape.columns)
-        update_rows(connection, self.table, ("id",), columns, rows, constants=self._constants)
+        rows = [(plan.number, plan.visit or None, *self._same.values(), *plan.columns.values) for plan in plans]
+        columns = ("encounter", *self._same, *self._shape.columns)
+        update_rows(connection, self.table, ("id",), columns, rows, constants=_MODIFIED)
 
     def delete(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> Mapping[int, Kept]:
         """Stop prescriptions as OpenEMR's API does; the rows stay."""

@@ -24,7 +24,7 @@ def create_engine(url: str) -> sa.Engine:
         isolation_level="READ COMMITTED",
         pool_size=2,  # batches, ids
         max_overflow=0,
-        pool_reset_on_return="rollback",
+        pool_reset_on_return=None,  # each block ends its own transaction; a rollback at close would only complain
         pool_pre_ping=False,  # a lost connection is seen by the statement that needs it, and nothing is lost by it
         connect_args={
             "charset": "utf8mb4",  # 4-byte characters

@@ -6,7 +6,7 @@ import dataclasses
 import time
 import zoneinfo
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeAlias
 
 import sqlalchemy as sa
 
@@ -52,12 +52,15 @@ class Width:
     in_bytes: bool
 
 
+Columns: TypeAlias = Mapping[str, Mapping[str, Width | None]]
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Site:
     """A snapshot of the site; read again when an event names something it does not hold."""
 
     version: tuple[int, int, int]
-    columns: Mapping[str, Mapping[str, Width | None]]
+    columns: Columns
     options: Mapping[str, Mapping[str, str]]
     categories: frozenset[int]
     facilities: Mapping[str, int]
@@ -81,13 +84,17 @@ class Site:
         return "of unknown version" if self.version == (0, 0, 0) else ".".join(str(part) for part in self.version)
 
 
-def read_site(connection: sa.Connection, *, username: str, time_zone: str | None) -> Site:
+def read_site(
+    connection: sa.Connection, *, username: str, time_zone: str | None, columns: Columns | None = None
+) -> Site:
     """Read the site; time_zone overrides OpenEMR's own setting.
+
+    columns: those of an earlier reading, for drafts made with them; a schema that changed since needs a new start.
 
     Raises:
         MisconfiguredError: the database is no OpenEMR, or lacks what a writer needs.
     """
-    columns = _columns(connection)
+    columns = columns or _columns(connection)
     missing = [table for table in TABLES if table not in columns]
     if missing:
         raise MisconfiguredError(f"this is no OpenEMR database: it has no table {', '.join(missing)}")
@@ -128,7 +135,7 @@ _FACILITIES: Final = "SELECT id, name FROM facility ORDER BY id DESC"  # of equa
 _PROVIDERS: Final = "SELECT id, npi FROM users WHERE npi IS NOT NULL AND npi <> '' ORDER BY active, id DESC"
 
 
-def _columns(connection: sa.Connection) -> Mapping[str, Mapping[str, Width | None]]:
+def _columns(connection: sa.Connection) -> Columns:
     found: dict[str, dict[str, Width | None]] = {}
     rows = connection.exec_driver_sql(
         "SELECT table_name, column_name, data_type, character_maximum_length FROM information_schema.columns "

@@ -42,10 +42,13 @@ def update_rows(
     rows: Sequence[Row],
     *,
     constants: Mapping[str, str] = _NOTHING,
+    condition: str = "TRUE",
 ) -> None:
     """Update many rows by one join; each row holds the values of `keys`, then those of `columns`.
 
-    A statement per row costs eight times as much; an upsert on OpenEMR's keys could overwrite a clerk's row.
+    Keys are numbers: a text in the join would have the connection's collation, and the site's tables may have another.
+    condition is SQL on the table, known as t. A statement per row costs eight times as much; an upsert on OpenEMR's
+    keys could overwrite a clerk's row.
     """
     named = (*keys, *columns)
     first = "SELECT " + ", ".join(f"%s AS `{name}`" for name in named)
@@ -56,7 +59,7 @@ def update_rows(
     )
     for chunk in _chunks(rows):
         values = first + "".join(itertools.repeat(other, len(chunk) - 1))
-        sql = f"UPDATE {table} t JOIN ({values}) v ON {match} SET {sets}"  # noqa: S608 - names are ours
+        sql = f"UPDATE {table} t JOIN ({values}) v ON {match} SET {sets} WHERE {condition}"  # noqa: S608 - names are ours
         connection.exec_driver_sql(sql, tuple(itertools.chain.from_iterable(chunk)))
 
 

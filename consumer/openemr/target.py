@@ -25,7 +25,7 @@ from consumer.openemr.order import OrderTable
 from consumer.openemr.patient import PatientTable
 from consumer.openemr.prescription import PrescriptionTable
 from consumer.openemr.session import utc_offset
-from consumer.openemr.site import Site, read_site
+from consumer.openemr.site import Columns, Site, read_site
 from consumer.openemr.writing import Table, Writer
 from consumer.outcome import Applied, ErrorClass, Failed, Stale, Waiting
 from consumer.ports import Change, Mapped, StreamPosition
@@ -76,7 +76,6 @@ class OpenEmrTarget:
         self._username = username
         self._time_zone = time_zone
         self._ledger = Ledger(ledger_schema, group_id)
-        self._offset = ""
         with translated(ledger_schema):
             self._connection = engine.connect()
             self._numbers = Numbers(engine, ledger_schema)
@@ -127,6 +126,11 @@ class OpenEmrTarget:
         with translated(self._ledger_schema), self._connection.begin():
             return self._ledger.releasable(self._connection, limit, keys)
 
+    def forget(self, outbox_ids: Sequence[uuid.UUID]) -> None:
+        """See ports.Target."""
+        with translated(self._ledger_schema), self._connection.begin():
+            self._ledger.forget(self._connection, outbox_ids)
+
     def overdue(self, since: dt.datetime, limit: int) -> Sequence[tuple[Event, Waiting]]:
         """See ports.Target."""
         with translated(self._ledger_schema), self._connection.begin():
@@ -140,12 +144,12 @@ class OpenEmrTarget:
     def _refresh(self, older_than_s: float) -> bool:
         if time.monotonic() - self.site.read_at_s < older_than_s:
             return False
-        self._tables = self._read_tables()
+        self._tables = self._read_tables(self.site.columns)
         return True
 
-    def _read_tables(self) -> _Tables:
+    def _read_tables(self, columns: Columns | None = None) -> _Tables:
         with translated(self._ledger_schema), self._connection.begin():
-            site = read_site(self._connection, username=self._username, time_zone=self._time_zone)
+            site = read_site(self._connection, username=self._username, time_zone=self._time_zone, columns=columns)
         return _Tables(
             site,
             PatientTable(site),
@@ -157,9 +161,10 @@ class OpenEmrTarget:
     def _set_time_zone(self) -> None:
         # ON UPDATE columns take the session's zone, and the site's offset changes twice a year.
         offset = utc_offset(self.site.zone, dt.datetime.now(dt.UTC))
-        if offset != self._offset:
+        # info belongs to the session: a lost connection's successor begins in the server's zone.
+        if self._connection.info.get("time_zone") != offset:
             self._connection.exec_driver_sql("SET time_zone = %s", (offset,))
-            self._offset = offset
+            self._connection.info["time_zone"] = offset
 
 
 class OpenEmrTransaction:
@@ -202,10 +207,6 @@ class OpenEmrTransaction:
     def park(self, waiting: Sequence[tuple[Event, Waiting]]) -> None:
         """See ports.TargetTransaction."""
         self._ledger.park(self._connection, waiting)
-
-    def release(self, outbox_ids: Sequence[uuid.UUID]) -> None:
-        """See ports.TargetTransaction."""
-        self._ledger.release(self._connection, outbox_ids)
 
     def commit(self) -> None:
         """See ports.TargetTransaction."""

@@ -146,24 +146,21 @@ class Writer:
         if not changes:
             return
         uuids = [_uuid(change) for change in changes]
-        seen = _visible(self.connection, kind, uuids, changes)
+        seen = _visible(self.connection, kind, uuids)
         if len(seen) < len(set(uuids)):
             message = f"target_system fhir: OpenEMR's FHIR API would not show this {kind}"
             raise RefusedError(ErrorClass.NOT_VISIBLE, message)
 
 
-def _visible(
-    connection: sa.Connection, kind: str, uuids: Sequence[bytes], changes: Sequence[Change]
-) -> frozenset[bytes]:
+def _visible(connection: sa.Connection, kind: str, uuids: Sequence[bytes]) -> frozenset[bytes]:
     if kind == patient.KIND:
         return visibility.visible_patients(connection, uuids)
     if kind == encounter.KIND:
         return visibility.visible_encounters(connection, uuids, screens=False)
     if kind == order.KIND:
         return visibility.visible_orders(connection, uuids, screens=False)
-    # FHIR shows inactive prescriptions with status stopped, but the query counts them as not live.
-    inactive = frozenset(_uuid(change) for change in changes if not _draft(change).live)
-    return inactive | visibility.visible_prescriptions(connection, set(uuids) - inactive, screens=False)
+    # One written as inactive is shown too, with status stopped.
+    return visibility.visible_prescriptions(connection, uuids, screens=False, stopped=True)
 
 
 def _sound(change: Change, outcomes: dict[EntityKey, Applied | Failed]) -> bool:

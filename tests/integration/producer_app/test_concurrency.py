@@ -17,7 +17,7 @@ from producer_app.bootstrap import Application
 from producer_app.errors import AlreadyExistsError, BusyError, DeletedError, InvalidChangeError
 from producer_app.unit_of_work import UnitOfWork
 from tests import clinic
-from tests.integration.producer_app.conftest import Inspection
+from tests.integration.producer_app.conftest import Inspection, database, migrate
 
 
 class HeldUnitOfWork(UnitOfWork):
@@ -33,6 +33,18 @@ class HeldUnitOfWork(UnitOfWork):
         self.arrived.set()
         assert self.may_commit.wait(timeout=10)
         super().commit()
+
+
+@pytest.fixture(params=["postgresql", "mariadb"])
+def app_url(request: pytest.FixtureRequest, source_admin_url: str, openemr_admin_url: str) -> Iterator[str]:
+    """Give the URL of a new database with all tables, on one server after the other."""
+    if request.param == "postgresql":
+        with database(source_admin_url, request.getfixturevalue("template")) as url:
+            yield url
+    else:
+        with database(openemr_admin_url) as url:
+            migrate(url)
+            yield url
 
 
 @pytest.fixture
@@ -137,15 +149,16 @@ def test_an_encounter_is_not_created_while_its_patient_is_deleted(
 def test_who_refers_to_a_patient_does_not_wait_for_others_who_do(
     application: Application, threads: concurrent.futures.ThreadPoolExecutor
 ) -> None:
-    """Nor does the consumer, which sets last_synced_at meanwhile."""
+    """Nor, on PostgreSQL, does the consumer, which sets last_synced_at meanwhile; MariaDB has no lock so weak."""
     patient_id = services.create_patient(application.unit_of_work(), clinic.patient()).entity_id
     held = HeldUnitOfWork(application)
     first = threads.submit(services.create_encounter, held, clinic.encounter(patient_id))
     assert held.arrived.wait(timeout=10)
 
     services.create_encounter(application.unit_of_work(), clinic.encounter(patient_id))
-    with application.engine.begin() as marker:
-        marker.execute(sa.text("UPDATE patient_cache SET last_synced_at = now()"))
+    if application.engine.dialect.name == "postgresql":
+        with application.engine.begin() as marker:
+            marker.execute(sa.text("UPDATE patient_cache SET last_synced_at = now()"))
 
     held.may_commit.set()
     first.result(timeout=10)
@@ -189,3 +202,16 @@ def test_ids_are_given_out_once_and_nobody_waits_for_a_business_transaction(
     held.may_commit.set()
     ids.append(first.result(timeout=10).entity_id)
     assert len(set(ids)) == 41
+
+
+def test_no_number_is_given_out_twice(application: Application) -> None:
+    """Asked of the counter itself: a creation would pass over a number that is taken, and hide the fault."""
+
+    def number(_call: int) -> str:
+        return application.unit_of_work().new_entity_id(EntityType.ORDER)
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=4) as pool:
+        ids = list(pool.map(number, range(100)))
+
+    assert len(set(ids)) == 100
+    assert max(ids).endswith("-000100")

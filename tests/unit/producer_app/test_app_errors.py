@@ -37,6 +37,10 @@ def wrapped(kind: type[sa.exc.DBAPIError], cause: DriverError) -> sa.exc.DBAPIEr
         (sa.exc.ProgrammingError, DriverError(sqlstate="42P01"), StorageError),
         (sa.exc.OperationalError, DriverError(sqlstate="28P01"), StorageError),
         (sa.exc.DataError, DriverError(1406, "long"), StorageError),
+        (sa.exc.OperationalError, DriverError(1142, "denied", sqlstate="42000"), StorageError),
+        (sa.exc.OperationalError, DriverError(1045, "denied", sqlstate="28000"), StorageError),
+        (sa.exc.OperationalError, DriverError(1205, "lock", sqlstate="HY000"), BusyError),
+        (sa.exc.OperationalError, DriverError(1054, "column", sqlstate="42S22"), StorageError),
     ],
 )
 def test_a_database_error_becomes_the_category_that_tells_what_to_do(
@@ -67,9 +71,9 @@ def test_the_cause_is_cut_off_because_it_holds_the_row() -> None:
     ("cause", "expected"),
     [
         (DriverError(sqlstate="23505"), True),
-        (DriverError(1062, "Duplicate entry"), True),
+        (DriverError(1062, "Duplicate entry", sqlstate="23000"), True),
         (DriverError(sqlstate="23502"), False),
-        (DriverError(1048, "cannot be null"), False),
+        (DriverError(1048, "cannot be null", sqlstate="23000"), False),
     ],
 )
 def test_only_a_unique_key_says_duplicate(cause: DriverError, *, expected: bool) -> None:

@@ -223,19 +223,30 @@ def test_each_way_to_be_invisible_is_seen_in_batch_report_and_by_hand(
         assert report.fhir == fhir
 
 
-@pytest.mark.parametrize("table", ["patient_data", "form_encounter", "procedure_order", "prescriptions"])
-def test_the_zero_uuid_is_no_uuid(openemr: sa.Connection, table: str) -> None:
+@pytest.mark.parametrize(
+    ("table", "kind"),
+    [
+        ("patient_data", "patient"),
+        ("form_encounter", "encounter"),
+        ("procedure_order", "order"),
+        ("prescriptions", "medication"),
+    ],
+)
+def test_the_zero_uuid_is_no_uuid(openemr: sa.Connection, ledger: str, table: str, kind: str) -> None:
     """OpenEMR takes it for a missing one and overwrites it."""
     openemr.exec_driver_sql(f"UPDATE {table} SET uuid = UNHEX(REPEAT('00', 16))")
-    if table == "patient_data":
+    openemr.exec_driver_sql(f"UPDATE {ledger}.entity_map SET uuid = UNHEX(REPEAT('00', 16)) WHERE kind = %s", (kind,))
+    if kind == "patient":
         openemr.exec_driver_sql("UPDATE uuid_registry SET uuid = UNHEX(REPEAT('00', 16))")
     zero = [bytes(16)]
 
-    assert patient_shown(openemr, PUBPID) == (0 if table == "patient_data" else 1)
+    assert patient_shown(openemr, PUBPID) == (0 if kind == "patient" else 1)
     assert visible_patients(openemr, zero) == frozenset()
     assert visible_encounters(openemr, zero, screens=False) == frozenset()
     assert visible_orders(openemr, zero, screens=False) == frozenset()
     assert visible_prescriptions(openemr, zero, screens=False) == frozenset()
+    count = count_visible(openemr, ledger_schema=ledger)[kind]
+    assert (count.mapped, count.screens, count.fhir or 0) == (1, 0, 0)
 
 
 def test_an_order_that_names_no_encounter_is_shown_by_fhir_only(openemr: sa.Connection, ledger: str) -> None:

@@ -1,0 +1,161 @@
+"""The stack that the measurements run on, and one consumer process under observation."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import confluent_kafka
+import sqlalchemy as sa
+
+from connectors.topics import entity_topics
+from operations.config import OperationsSettings
+from operations.provision import Choices, provision
+from stack import Stack
+
+OPENEMR_VERSION: Final = "8.2.0-dev"
+LIMIT_S: Final = 300.0
+PROBE_INTERVAL_S: Final = 0.1
+MEMORY_INTERVAL_S: Final = 0.25
+
+
+class Chain:
+    """A provisioned stack with connections to look at it."""
+
+    def __init__(self, stack: Stack, variables: Mapping[str, str]) -> None:
+        self.stack = stack
+        self.variables = variables
+        self.app = sa.create_engine(variables["EMRSYNC_APP_URL"])
+        self.source = sa.create_engine(variables["EMRSYNC_SOURCE_ADMIN_URL"])
+        self._settings: dict[str, Any] = {"bootstrap.servers": variables["EMRSYNC_KAFKA_BOOTSTRAP_SERVERS"]}
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.app.dispose()
+        self.source.dispose()
+
+    def pids(self) -> Mapping[str, int]:
+        """Return the process ids of the servers."""
+        return {one.name: one.pid for one in self.stack.status() if one.pid}
+
+    def records(self) -> int:
+        """Count the records of the entity topics."""
+        return sum(end for _, end in self._offsets().values())
+
+    def unread(self) -> int:
+        """Count the records that the group has not committed: applied, marked and committed are behind it."""
+        offsets = self._offsets()
+        return sum(end - max(committed, 0) for committed, end in offsets.values())
+
+    def _offsets(self) -> Mapping[tuple[str, int], tuple[int, int]]:
+        consumer = confluent_kafka.Consumer({**self._settings, "group.id": "emrsync", "enable.auto.commit": False})
+        try:
+            topics = consumer.list_topics(timeout=10).topics
+            parts = [
+                confluent_kafka.TopicPartition(topic, number)
+                for topic in entity_topics()
+                for number in topics[topic].partitions
+            ]
+            found: dict[tuple[str, int], tuple[int, int]] = {}
+            for part in consumer.committed(parts, timeout=10):
+                _, end = consumer.get_watermark_offsets(part, timeout=10, cached=False)
+                found[part.topic, part.partition] = part.offset, end
+            return found
+        finally:
+            consumer.close()
+
+    def statuses(self) -> Mapping[str, int]:
+        """Count the outbox rows by status."""
+        sql = sa.text("SELECT status, count(*) FROM sync_outbox GROUP BY 1")
+        with self.source.connect() as connection:
+            return {str(status): int(count) for status, count in connection.execute(sql)}
+
+
+@contextlib.contextmanager
+def running_chain(report: Callable[[str], None]) -> Iterator[Chain]:
+    """Start a stack of its own, provisioned, and leave nothing of it."""
+    with tempfile.TemporaryDirectory(prefix="emrsync-bench-") as folder:
+        stack = Stack(Path(folder) / "stack", report=report)
+        try:
+            stack.up()
+            variables = stack.env()
+            provision(OperationsSettings.of(variables), Choices(openemr_version=OPENEMR_VERSION), report=report)
+            with contextlib.closing(Chain(stack, variables)) as chain:
+                yield chain
+        finally:
+            stack.down(purge=True)
+
+
+@dataclasses.dataclass(slots=True)
+class Observed:
+    """One consumer process: its resident memory in MiB over time, sampled by a thread."""
+
+    pid: int
+    memory_mib: list[float] = dataclasses.field(default_factory=list)
+
+
+@contextlib.contextmanager
+def consumer(chain: Chain) -> Iterator[Observed]:
+    """Run one member until the block ends; it owns all partitions when the block begins."""
+    with tempfile.NamedTemporaryFile(prefix="emrsync-bench-", suffix=".log") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "operations", "consumer", "run"],
+            env={**os.environ, **chain.variables},
+            stdout=log,
+            stderr=log,
+        )
+        ended = threading.Event()
+        observed = Observed(process.pid)
+        sampler = threading.Thread(target=_sample, args=(observed, ended))
+        try:
+            path = Path(log.name)
+            wait_for(lambda: '"action": "assigned"' in path.read_text(), path.read_text)
+            sampler.start()
+            yield observed
+        finally:
+            ended.set()
+            process.terminate()
+            process.wait(30)
+            if sampler.is_alive():
+                sampler.join()
+
+
+def _sample(observed: Observed, ended: threading.Event) -> None:
+    while not ended.wait(MEMORY_INTERVAL_S):
+        with contextlib.suppress(FileNotFoundError):
+            observed.memory_mib.append(resident_mib(observed.pid))
+
+
+def resident_mib(pid: int) -> float:
+    """Return a process's resident memory in MiB, by /proc."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:"))
+    return int(kib) / 1024
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time a process and its reaped children used, in seconds, by /proc."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_for(condition: Callable[[], bool], tell: Callable[[], object], limit_s: float = LIMIT_S) -> None:
+    """Wait until a condition holds.
+
+    Raises:
+        TimeoutError: it does not within the limit.
+    """
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {limit_s} s: {tell()}")
+        time.sleep(PROBE_INTERVAL_S)

@@ -1,0 +1,5 @@
+"""`python -m operations` is `emrsync`."""
+
+from operations.cli import main
+
+main()

@@ -1,0 +1,26 @@
+"""The running chain for end-to-end tests, and one member of the group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.clinic_chain import Chain
+from tests.e2e.members import Member, member
+
+
+@pytest.fixture(scope="session")
+def clinic(chain: Mapping[str, str]) -> Iterator[Chain]:
+    """Give the chain and ways to look at it."""
+    opened = Chain(chain)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def consumer(clinic: Chain, tmp_path: Path) -> Iterator[Member]:
+    """Give a member of the group that owns all partitions."""
+    with member(clinic.variables, tmp_path / "consumer.log") as running:
+        yield running

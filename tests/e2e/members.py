@@ -1,0 +1,81 @@
+"""Members of the consumer group as real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+START_LIMIT_S: Final = 30.0
+STOP_LIMIT_S: Final = 20.0
+PROBE_INTERVAL_S: Final = 0.05
+
+
+class Member:
+    """One `emrsync consumer run`, its log in a file."""
+
+    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+        self._log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "operations", "consumer", "run"],
+                env={**os.environ, **environment},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def log(self) -> str:
+        """What it has written so far."""
+        return self._log.read_text(encoding="utf-8")
+
+    def wait_assigned(self) -> None:
+        """Wait until it owns partitions."""
+        wait_for(lambda: '"action": "assigned"' in self.log, START_LIMIT_S, lambda: self.log)
+
+    def kill(self) -> None:
+        """End it with -9."""
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait(STOP_LIMIT_S)
+
+    def terminate(self) -> tuple[int, float]:
+        """Ask it to stop; return its exit code and how long it took in seconds."""
+        started = time.monotonic()
+        self._process.send_signal(signal.SIGTERM)
+        code = self._process.wait(STOP_LIMIT_S)
+        return code, time.monotonic() - started
+
+    def wait_ended(self) -> int:
+        """Wait until it ends by itself; return its exit code."""
+        return self._process.wait(START_LIMIT_S)
+
+    def close(self) -> None:
+        """Leave nothing running, and the group without a member that is only presumed alive."""
+        if self._process.poll() is None:
+            self.terminate()
+
+
+@contextlib.contextmanager
+def member(environment: Mapping[str, str], log: Path) -> Iterator[Member]:
+    """Give a member that owns partitions, and stop it in every case."""
+    started = Member(environment, log)
+    try:
+        started.wait_assigned()
+        yield started
+    finally:
+        started.close()
+
+
+def wait_for(condition: Callable[[], bool], limit_s: float, tell: Callable[[], object]) -> None:
+    """Wait until a condition holds; fail with what `tell` knows when it does not in time."""
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {limit_s} s: {tell()}")
+        time.sleep(PROBE_INTERVAL_S)

@@ -1,0 +1,19 @@
+"""The systems around the consumer in memory: the adapters' promises, and errors where a test plans them."""
+
+from tests.fakes.faults import Clock, Faults
+from tests.fakes.marker import FakeMarker, FakeRow, FakeSource
+from tests.fakes.stream import FakeBroker, FakeEventStream
+from tests.fakes.target import FakeOpenEmr, FakeTarget, digest
+
+__all__ = [
+    "Clock",
+    "FakeBroker",
+    "FakeEventStream",
+    "FakeMarker",
+    "FakeOpenEmr",
+    "FakeRow",
+    "FakeSource",
+    "FakeTarget",
+    "Faults",
+    "digest",
+]

@@ -1,0 +1,77 @@
+"""The outcome columns of the application's database in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import uuid
+from collections.abc import Sequence
+
+from connectors.events import EntityKey, Event
+from consumer.outcome import Applied, Duplicate, Failed, Stale, Waiting
+from consumer.ports import Settlement
+from consumer.retry import RetryPolicy
+from tests.fakes.faults import Faults
+
+
+@dataclasses.dataclass
+class FakeRow:
+    """The outcome columns of one outbox row."""
+
+    event: Event
+    status: str = "pending"
+    outcome: str | None = None
+    retry_count: int = 0
+    next_attempt_at: dt.datetime | None = None
+    error_class: str | None = None
+    error_message: str | None = None
+    processed_at: dt.datetime | None = None
+
+
+@dataclasses.dataclass
+class FakeSource:
+    """What is committed in the application's database."""
+
+    outbox: dict[uuid.UUID, FakeRow] = dataclasses.field(default_factory=dict)
+    last_synced_at: dict[EntityKey, dt.datetime] = dataclasses.field(default_factory=dict)
+
+
+class FakeMarker:
+    """An OutboxMarker on a FakeSource."""
+
+    def __init__(self, source: FakeSource, faults: Faults | None = None) -> None:
+        self._source = source
+        self._faults = faults or Faults()
+
+    def mark(self, settlements: Sequence[Settlement]) -> None:
+        """See ports.OutboxMarker."""
+        if not settlements:
+            return
+        self._faults.at("marker.mark")
+        for settlement in settlements:
+            row = self._source.outbox.get(settlement.event.outbox_id)
+            if row is not None and row.status != "done":
+                _mark(row, settlement)
+            if isinstance(settlement.outcome, Applied):
+                key = settlement.event.key
+                before = self._source.last_synced_at.get(key, settlement.settled_at)
+                self._source.last_synced_at[key] = max(before, settlement.settled_at)
+        self._faults.at("marker.marked")
+
+
+def _mark(row: FakeRow, settlement: Settlement) -> None:
+    match settlement.outcome:
+        case Applied() | Duplicate() | Stale() as outcome:
+            row.status, row.outcome = "done", type(outcome).__name__.lower()
+            row.processed_at = settlement.settled_at
+            row.error_class = row.error_message = row.next_attempt_at = None
+        case Waiting() as outcome:
+            row.status, row.outcome = "processing", "waiting"
+            row.error_class, row.error_message = "parent_missing", outcome.message
+        case Failed() as outcome:
+            row.status, row.outcome = "failed", "failed"
+            row.retry_count += 1
+            row.error_class, row.error_message = outcome.error_class.value, outcome.message
+            row.next_attempt_at = RetryPolicy().next_attempt_at(
+                now=settlement.settled_at, attempts=row.retry_count, jitter=0
+            )

@@ -1,0 +1,49 @@
+"""What `status` finds worth a person's attention, and what it does when systems are away."""
+
+from __future__ import annotations
+
+import pytest
+
+from connectors.connect_client import ConnectorStatus, TaskStatus
+from operations.config import OperationsSettings
+from operations.parts import Unavailable
+from operations.status import Count, OutboxState, PipelineStatus, SlotState, read_status
+
+RUNS = ConnectorStatus("emrsync-outbox", "RUNNING", "w1", (TaskStatus(0, "RUNNING", "w1"),))
+STOPPED = ConnectorStatus("emrsync-outbox", "STOPPED", "w1", ())
+FINE = OutboxState((Count("patient", "done", "applied", None, 7),), unfinished=0, failed=0, oldest_unfinished_s=None)
+FAILURES = OutboxState((Count("patient", "failed", "failed", "too_long", 2),), 0, 2, None)
+SLOT = SlotState("emrsync", active=True, retained_bytes=56, wal_status="reserved")
+IDLE_SLOT = SlotState("emrsync", active=False, retained_bytes=56, wal_status="reserved")
+LOST_SLOT = SlotState("emrsync", active=True, retained_bytes=None, wal_status="lost")
+DOWN = Unavailable("Connection refused")
+
+
+@pytest.mark.parametrize(
+    ("status", "beginnings"),
+    [
+        (PipelineStatus(FINE, SLOT, RUNS, (), 0), []),
+        (PipelineStatus(FINE, None, RUNS, (), 0), []),
+        (PipelineStatus(FAILURES, SLOT, RUNS, (), 0), ["outbox: 2 rows have failed"]),
+        (
+            PipelineStatus(FINE, IDLE_SLOT, STOPPED, (), 0),
+            ["slot emrsync: nobody reads", "connector: connector STOPPED"],
+        ),
+        (PipelineStatus(FINE, LOST_SLOT, RUNS, (), 0), ["slot emrsync: lost"]),
+        (PipelineStatus(FINE, SLOT, RUNS, (), 3), ["dead letters: 3 records"]),
+        (PipelineStatus(DOWN, DOWN, RUNS, (), 0), ["outbox: Connection refused", "slot: Connection refused"]),
+        (PipelineStatus(FINE, SLOT, DOWN, DOWN, DOWN), ["connector: Connection refused", "lag: Connection refused"]),
+    ],
+    ids=["fine", "no slot", "failures", "idle slot", "lost slot", "dead letters", "source down", "kafka down"],
+)
+def test_each_finding_is_told(status: PipelineStatus, beginnings: list[str]) -> None:
+    """Exit code 1 hangs on this list."""
+    assert [found[: len(wanted)] for found, wanted in zip(status.findings, beginnings, strict=True)] == beginnings
+
+
+def test_a_system_without_address_takes_nothing_from_the_others() -> None:
+    """Each part says which variable it misses."""
+    status = read_status(OperationsSettings(_env_file=None))
+
+    assert [found.split(":")[0] for found in status.findings] == ["outbox", "slot", "connector", "lag"]
+    assert "EMRSYNC_CONNECT_URL is not set" in status.findings[2]
