@@ -10,6 +10,9 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# Hashes and no host: where packages come from is the machine's own setting.
+COMPILE := pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-annotate --no-header
 
 # A shell that points at some other chain must not redirect what is started here.
 unexport EMRSYNC_STACK_HOME
@@ -44,10 +47,10 @@ format: $(INSTALLED) ## Format the code and repair what ruff can
 	$(BIN)/ruff format .
 
 .PHONY: lock
-lock: $(INSTALLED) ## Resolve the dependencies anew into requirements.lock
+lock: $(INSTALLED) ## Resolve the dependencies anew into the lock files
 	@command -v uv > /dev/null || $(BIN)/python -m pip install --quiet uv
-	PATH="$$PWD/$(BIN):$$PATH" uv pip compile pyproject.toml --group dev --quiet --upgrade --universal \
-	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header -o requirements.lock
+	PATH="$$PWD/$(BIN):$$PATH" uv pip compile $(COMPILE) --upgrade --group build -o requirements.lock
+	PATH="$$PWD/$(BIN):$$PATH" uv pip compile $(COMPILE) --upgrade --group dev -c requirements.lock -o requirements-dev.lock
 
 .PHONY: clean
 clean: ## Stop the servers of this folder and remove everything that was made in it
@@ -59,7 +62,7 @@ clean: ## Stop the servers of this folder and remove everything that was made in
 	rm -rf .venv .stack .stack-demo .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(INSTALLED): requirements.lock pyproject.toml
+$(INSTALLED): requirements-dev.lock pyproject.toml
 	@if ! $(PYTHON) -c 'import ensurepip, venv, sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then \
 	  if [ "$$(id -u)" -ne 0 ]; then \
 	    echo "Python 3.11 or later with venv is missing. Run as root: apt-get install -y python3 python3-venv" >&2; \
@@ -72,6 +75,6 @@ $(INSTALLED): requirements.lock pyproject.toml
 	fi
 	@echo "installing Python packages into .venv"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@touch $@

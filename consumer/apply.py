@@ -122,13 +122,17 @@ def _apply_or_split(
 def _apply_with_races(
     target: Target, batch: Sequence[tuple[int, _Prepared]], positions: Sequence[StreamPosition]
 ) -> Mapping[int, Outcome]:
+    met: Failed | None = None
     for _ in range(RACES_MAX):
         try:
             with target.transaction() as transaction:
                 outcomes = _apply_in(transaction, batch)
                 _record(transaction, batch, outcomes, positions)
                 transaction.commit()
-        except RaceError:
+        except RaceError as race:
+            if race.failure is not None and race.failure == met:
+                raise RefusedError(race.failure.error_class, race.failure.message) from None
+            met = race.failure
             continue
         return outcomes
     raise TransientError(f"another member won {RACES_MAX} races for the same entities; the batch is tried again")

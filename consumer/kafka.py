@@ -8,6 +8,7 @@ from typing import Any, Final
 import confluent_kafka
 import structlog
 
+from connectors.topics import MESSAGE_BYTES_MAX
 from consumer.ports import MisconfiguredError, Record, StreamPosition, TransientError
 
 DEAD_LETTER_FLUSH_S: Final = 10.0
@@ -66,7 +67,7 @@ def producer_options(*, bootstrap_servers: str, client_id: str) -> Mapping[str, 
         "enable.idempotence": True,
         "acks": "all",
         "partitioner": "murmur2_random",  # the same key goes to the partition Java's default would choose
-        "message.max.bytes": 5_242_880,
+        "message.max.bytes": MESSAGE_BYTES_MAX,  # whatever a topic could hold can be parked
         "delivery.timeout.ms": 10_000,
         "allow.auto.create.topics": False,
     }
@@ -114,11 +115,17 @@ class KafkaEventStream:
                 failures.append(error)
 
         headers: list[tuple[str, str | bytes | None]] = [*record.headers, *_reason_headers(record, reason)]
-        self._producer.produce(
-            self._dead_letter_topic, value=record.value, key=record.key, headers=headers, on_delivery=delivered
-        )
-        if self._producer.flush(DEAD_LETTER_FLUSH_S) or failures:
-            raise TransientError("the dead-letter topic did not take a record; its offset stays")
+        try:
+            self._producer.produce(
+                self._dead_letter_topic, value=record.value, key=record.key, headers=headers, on_delivery=delivered
+            )
+            left = self._producer.flush(DEAD_LETTER_FLUSH_S)
+        except confluent_kafka.KafkaException as error:
+            failures.append(error.args[0])
+            left = 0
+        if left or failures:
+            reason = failures[0].name() if failures else "no answer"
+            raise TransientError(f"the dead-letter topic did not take a record ({reason}); its offset stays")
 
     def commit(self, positions: Sequence[StreamPosition]) -> None:
         """See ports.EventStream."""

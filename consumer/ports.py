@@ -31,7 +31,14 @@ class RefusedError(Exception):
 
 
 class RaceError(Exception):
-    """Another member did the same at the same moment; the transaction is rolled back and may be repeated."""
+    """Another member did the same at the same moment; the transaction is rolled back and may be repeated.
+
+    failure tells what it is instead if the repetition meets the same again; None if it cannot be anything else.
+    """
+
+    def __init__(self, message: str, failure: Failed | None = None) -> None:
+        self.failure = failure
+        super().__init__(message)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

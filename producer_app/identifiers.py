@@ -45,8 +45,10 @@ def _count_up(engine: sa.Engine, entity_type: EntityType, year: int) -> int | No
     of_year = (id_counter.c.entity_type == entity_type.value) & (id_counter.c.year == year)
     count_up = sa.update(id_counter).where(of_year).values(last_number=id_counter.c.last_number + 1)
     with engine.begin() as connection:
+        if connection.execute(count_up).rowcount == 0:
+            # Not read all the same: another may start the year just now, and that row would not be locked by us.
+            return None
         # The update holds the row's lock, so the number read after it is ours alone.
-        connection.execute(count_up)
         number: int | None = connection.execute(sa.select(id_counter.c.last_number).where(of_year)).scalar()
     return number
 

@@ -130,13 +130,7 @@ def import_folder(
     only = None if patients_max is None else _first_patients(files, patients_max)
     entities = 0
     for entity_type in EntityType:
-        found = [
-            one
-            for file in SourceFile
-            if MAPPINGS[file][0] is entity_type
-            for one in _map_file(files, file, only, tally)
-        ]
-        found.sort(key=_when)
+        found = _found(files, entity_type, only, tally)
         progress(entity_type, 0, len(found))
         for start in range(0, len(found), batch):
             part = found[start : start + batch]
@@ -151,6 +145,12 @@ def import_folder(
         outbox_rows=written * len(uow.targets if targets is None else targets),
         seconds=time.monotonic() - started,
     )
+
+
+def _found(folder: Path, entity_type: EntityType, only: frozenset[str] | None, tally: _Tally) -> list[_Found]:
+    """Map all rows that become this type, in the order of time."""
+    files = (file for file in SourceFile if MAPPINGS[file][0] is entity_type)
+    return sorted((one for file in files for one in _map_file(folder, file, only, tally)), key=_when)
 
 
 def _first_patients(folder: Path, patients_max: int) -> frozenset[str]:

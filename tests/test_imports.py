@@ -31,6 +31,7 @@ print(count)
 
 
 def test_every_module_imports_with_an_empty_environment_and_no_network(tmp_path: Path) -> None:
+    """Settings are read, and connections opened, when a command runs."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", SCRIPT, *PACKAGES],
         cwd=tmp_path,
@@ -40,13 +41,14 @@ def test_every_module_imports_with_an_empty_environment_and_no_network(tmp_path:
         check=False,
     )
 
-    assert done.returncode == 0, done.stderr
+    assert 0 == done.returncode, done.stderr
     assert int(done.stdout) > 50
-    assert list(tmp_path.iterdir()) == []
+    assert [] == list(tmp_path.iterdir())
 
 
 def test_the_root_command_loads_only_the_section_that_is_called() -> None:
+    """A command starts fast because it does not load the others."""
     script = "import sys, operations.cli; operations.cli.build(['status']); print('producer_app.api' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
 
-    assert done.stdout.strip() == "False"
+    assert "False" == done.stdout.strip()

@@ -9,7 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from consumer.outcome import ErrorClass
+from consumer.outcome import ErrorClass, Failed
 from consumer.ports import MisconfiguredError, RaceError, RefusedError, TransientError
 
 # Numbers of MariaDB's and MySQL's error catalogues, and of the client's.
@@ -77,9 +77,14 @@ _RACED: Final = {("patient_data", "pid"), ("prescriptions", "PRIMARY")}
 _TABLE: Final = re.compile(
     r"^\s*(?:INSERT INTO|UPDATE|DELETE FROM|SELECT .*? FROM)\s+`?([\w.]+)`?", re.IGNORECASE | re.DOTALL
 )
+# The formats in full, since a value that the text quotes may look like any part of them. MariaDB names the table of a
+# joined update `(temporary)`, in no schema.
 _COLUMN: Final = re.compile(
-    r"(?:column|for key) (?:`\w+`\.)*[`']?(?:\w+\.)?(\w+)[`']?(?: at row \d+| in 'row')?$", re.IGNORECASE
+    r"(?:\A|.* for )(?:column|Column|Field) (?:`[^`]*`\.)*[`'](\w+)[`']"
+    r" (?:at row \d+|cannot be null|doesn't have a default value)\Z",
+    re.DOTALL,
 )
+_KEY: Final = re.compile(r".* for key [`'](?:\w+\.)?(\w+)[`']\Z", re.DOTALL)
 
 
 @contextmanager
@@ -102,13 +107,17 @@ def _meaning(error: sa.exc.DBAPIError, ledger_schema: str) -> Exception:
     table = _table(error.statement)
     if number in _TRANSIENT or error.connection_invalidated:
         return TransientError(f"OpenEMR's database: {_TRANSIENT.get(number, 'connection lost')} ({number})")
-    if number == _DUPLICATE and (table.startswith(f"{ledger_schema}.") or (table, _column(text)) in _RACED):
+    column = _column(number, text)
+    if number == _DUPLICATE and (table.startswith(f"{ledger_schema}.") or (table, column) in _RACED):
         return RaceError(f"{table}: another writer was first")
     if number in _REFUSED:
-        column = _column(text)
         where = f"{table}.{column}" if column else table
         error_class = ErrorClass.CONFLICT if number == _DUPLICATE else ErrorClass.REFUSED
-        return RefusedError(error_class, f"{where}: {_REFUSED[number]} (database error {number})")
+        failure = Failed(error_class, f"{where}: {_REFUSED[number]} (database error {number})")
+        if number == _DUPLICATE and (column == "uuid" or table == "uuid_registry"):
+            # An entity's uuid is always the same: another member inserts it now, or it is there without the ledger.
+            return RaceError(f"{where}: another writer was first", failure)
+        return RefusedError(failure.error_class, failure.message)
     reason = _MISCONFIGURED.get(number, f"a statement on {table} was refused")
     return MisconfiguredError(f"OpenEMR's database: {reason} (database error {number})")
 
@@ -118,6 +127,6 @@ def _table(statement: str | None) -> str:
     return found[1] if found else "OpenEMR"
 
 
-def _column(text: str) -> str | None:
-    found = _COLUMN.search(text)
+def _column(number: int, text: str) -> str | None:
+    found = (_KEY if number == _DUPLICATE else _COLUMN).match(text)
     return found[1] if found else None

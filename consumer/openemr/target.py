@@ -78,8 +78,8 @@ class OpenEmrTarget:
         self._ledger = Ledger(ledger_schema, group_id)
         with translated(ledger_schema):
             self._connection = engine.connect()
-            self._numbers = Numbers(engine, ledger_schema)
             self._tables = self._read_tables()
+            self._numbers = Numbers(engine, ledger_schema)
 
     @property
     def site(self) -> Site:

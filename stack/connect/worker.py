@@ -61,7 +61,7 @@ def service(site: Site, number: int) -> Service:
     return Service(
         program=program,
         port=port,
-        ready_limit_s=200,
+        ready_limit_s=300,
         prepare=lambda: _prepare(site, folder, properties, port),
         probe=lambda: _probe(port),
     )

@@ -33,7 +33,7 @@ def service(site: Site) -> Service:
     return Service(
         program=program,
         port=port,
-        ready_limit_s=150,
+        ready_limit_s=300,
         prepare=lambda: _prepare(site, folder, properties),
         probe=lambda: _probe(port),
     )

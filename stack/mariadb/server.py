@@ -34,7 +34,7 @@ def service(site: Site) -> Service:
     return Service(
         program=program,
         port=port,
-        ready_limit_s=90,
+        ready_limit_s=180,
         prepare=lambda: _prepare(site, folder, port),
         probe=lambda: _probe(site, port),
     )

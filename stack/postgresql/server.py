@@ -49,7 +49,7 @@ def service(site: Site) -> Service:
     return Service(
         program=program,
         port=port,
-        ready_limit_s=60,
+        ready_limit_s=120,
         prepare=lambda: _prepare(site, folder, port),
         probe=lambda: _probe(site, port),
         finish=lambda: _create_database(site, port),

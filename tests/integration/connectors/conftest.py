@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Iterator
 
@@ -13,15 +14,18 @@ import sqlalchemy as sa
 def source_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """Give an administrator's URL of an empty database on each engine, and drop the database afterwards."""
     admin = "source_admin_url" if request.param == "postgresql" else "openemr_admin_url"
-    yield from scratch_source(request.getfixturevalue(admin))
+    with scratch_source(request.getfixturevalue(admin)) as url:
+        yield url
 
 
 @pytest.fixture
 def postgresql_url(source_admin_url: str) -> Iterator[str]:
     """Give the same on PostgreSQL only."""
-    yield from scratch_source(source_admin_url)
+    with scratch_source(source_admin_url) as url:
+        yield url
 
 
+@contextlib.contextmanager
 def scratch_source(admin_url: str) -> Iterator[str]:
     """Make an empty database, give its URL, and drop it."""
     name = f"test_{uuid.uuid4().hex[:12]}"
@@ -29,7 +33,9 @@ def scratch_source(admin_url: str) -> Iterator[str]:
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with engine.connect() as connection:
         connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    yield url.set(database=name).render_as_string(hide_password=False)
     force = " WITH (FORCE)" if url.get_backend_name() == "postgresql" else ""
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE {name}{force}")
+    try:
+        yield url.set(database=name).render_as_string(hide_password=False)
+    finally:
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"DROP DATABASE {name}{force}")

@@ -122,7 +122,8 @@ class Line:
         if self.name in self.client.names():
             self.client.delete(self.name)
         self.drop_slot()
-        for answer in AdminClient({"bootstrap.servers": self.kafka}).delete_topics(self.topics).values():
+        admin = AdminClient({"bootstrap.servers": self.kafka})
+        for answer in admin.delete_topics(self.topics).values():
             answer.result(timeout=20)
         self.client.close()
 
@@ -133,7 +134,7 @@ class Line:
 @pytest.fixture(scope="module")
 def line(chain: Mapping[str, str], source_admin_url: str) -> Iterator[Line]:
     """Make outbox, accounts and topics, and start the connector; all is removed afterwards."""
-    for url in scratch_source(source_admin_url):
+    with scratch_source(source_admin_url) as url:
         one = Line(chain, url)
         upgrade(url)
         accounts = SourceAccounts(Login(f"{one.name}_app", "x"), one.cdc, Login(f"{one.name}_marker", "y"))

@@ -204,6 +204,22 @@ def test_ids_are_given_out_once_and_nobody_waits_for_a_business_transaction(
     assert len(set(ids)) == 41
 
 
+def test_a_year_that_another_starts_between_two_statements_is_not_read_unlocked(application: Application) -> None:
+    """The update finds no row, the other commits one: the number read then would be given out twice."""
+    others: list[str] = []
+
+    def start_the_year(_connection: object, _cursor: object, statement: str, *_arguments: object) -> None:
+        if statement.startswith("UPDATE id_counter") and not others:
+            others.append("")
+            others[0] = application.unit_of_work().new_entity_id(EntityType.ORDER)
+
+    sa.event.listen(application.engine, "after_cursor_execute", start_the_year)
+
+    own = application.unit_of_work().new_entity_id(EntityType.ORDER)
+
+    assert [one[-7:] for one in (*others, own)] == ["-000001", "-000002"]
+
+
 def test_no_number_is_given_out_twice(application: Application) -> None:
     """Asked of the counter itself: a creation would pass over a number that is taken, and hide the fault."""
 

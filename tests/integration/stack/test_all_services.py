@@ -7,7 +7,6 @@ import json
 import shutil
 import socket
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from stack.commands import is_root
 from stack.ports import DEFAULT_PORTS, LOOPBACK
 from tests.integration.stack.leftovers import processes_of
 
-FIRST_UP_LIMIT_S = 180
 NAMES = ["postgresql", "mariadb", "kafka", "connect-1", "connect-2"]
 
 
@@ -165,9 +163,7 @@ def test_killed_servers_are_found_by_status_and_come_back(whole: Stack) -> None:
     for name in ("kafka", "mariadb"):
         assert runner.invoke(app, ["kill", name, *home]).exit_code == 0
     found = runner.invoke(app, ["status", *home])
-    began_s = time.monotonic()
     whole.up(workers=1)
 
     assert found.exit_code == 1
     assert [(s.name, s.problem) for s in whole.status()] == [(name, None) for name in NAMES[:-1]]
-    assert time.monotonic() - began_s < FIRST_UP_LIMIT_S

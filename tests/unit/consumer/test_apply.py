@@ -313,6 +313,23 @@ def test_races_end_after_a_stated_number(world: World) -> None:
     assert {} == world.openemr.applied
 
 
+def test_a_race_that_is_met_again_is_the_failure_that_it_names(world: World) -> None:
+    """The row is there without the ledger knowing; its neighbours are applied."""
+    taken = Failed(ErrorClass.CONFLICT, "patient_data.uuid: is taken")
+    first, second = sorted((event(clinic.patient()) for _ in range(2)), key=lambda one: one.key.entity_id)
+    # The two together twice, then the first alone twice.
+    world.faults.plan("target.write", *[RaceError("lost", taken)] * 4)
+
+    assert [taken, Applied()] == world.apply(first, second)
+
+
+def test_a_race_that_is_over_at_the_second_look_is_no_failure(world: World) -> None:
+    """The other member has committed by then."""
+    world.faults.plan("target.write", RaceError("lost", Failed(ErrorClass.CONFLICT, "patient_data.uuid: is taken")))
+
+    assert [Applied()] == world.apply(event(clinic.patient()))
+
+
 def test_a_transient_error_decides_nothing(world: World) -> None:
     """The same call may be repeated."""
     created = event(clinic.patient())

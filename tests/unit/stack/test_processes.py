@@ -59,7 +59,7 @@ def test_marked_processes_are_those_of_the_home_only(sleeper: subprocess.Popen[b
 def test_a_family_includes_grandchildren(tmp_path: Path) -> None:
     """A wrapper's children die with it."""
     ready = tmp_path / "ready"
-    script = f"sh -c 'touch {ready}; sleep 60; true'; true"
+    script = f"sh -c ': > {ready}; sleep 60; true'; true"
     with subprocess.Popen(["sh", "-c", script], start_new_session=True) as process:
         while not ready.exists() or len(processes.family(process.pid)) < 3:
             time.sleep(0.01)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
+import sqlalchemy as sa
 
 from connectors.events import EntityKey
 from connectors.outbox import EntityType
@@ -144,9 +145,10 @@ def test_rule_15_a_change_moves_openemrs_own_time_stamps(site: Site) -> None:
 
     with site.target._connection.begin():
         now = site.target._connection.exec_driver_sql("SELECT NOW()").scalar_one()
-    site.change("SET time_zone = '+00:00'")
     assert abs(site.of(patient)["last_updated"] - now) < dt.timedelta(minutes=1)
-    assert site.of(visit)["last_update"] > LONG_AGO
+    # A TIMESTAMP is an instant, and shown in the zone of whoever asks.
+    age = "SELECT ABS(TIMESTAMPDIFF(SECOND, last_update, NOW())) FROM form_encounter WHERE pid = %s"
+    assert site.value(age, site.of(patient)["pid"]) < 60
 
 
 def test_rule_16_a_deleted_patient_keeps_the_chart_and_loses_the_external_id(site: Site) -> None:
@@ -292,14 +294,10 @@ def test_rule_20_a_clerk_opens_an_encounter_while_our_transaction_is_open(site: 
     visits = [event("create", clinic.encounter(patient["patient_id"])) for _ in range(120)]
     site.change("SET innodb_lock_wait_timeout = 1")
     taken: list[int] = []
-    commit = site.target._connection.get_transaction
 
     def clerk(_connection: object) -> None:
-        assert commit() is not None
         site.change("UPDATE sequences SET id = LAST_INSERT_ID(id + 1)")
         taken.append(site.value("SELECT LAST_INSERT_ID()"))
-
-    import sqlalchemy as sa  # noqa: PLC0415
 
     sa.event.listen(site.target._connection, "commit", clerk)
     try:

@@ -1,0 +1,331 @@
+"""What every OutboxMarker promises: in memory, and on the two kinds of source, with the marker's own rights."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import pytest
+import sqlalchemy as sa
+
+import connectors.migrations
+import producer_app.migrations
+from connectors import accounts
+from connectors.accounts import Login, SourceAccounts
+from connectors.events import EntityKey, Event
+from connectors.outbox import EntityType, sync_outbox
+from consumer.outbox_marker import SqlOutboxMarker, create_engine
+from consumer.outcome import Applied, Duplicate, ErrorClass, Failed, Outcome, Stale, Waiting
+from consumer.ports import OutboxMarker, Settlement, TransientError
+from consumer.retry import RetryPolicy
+from producer_app.tables import BUSINESS_TABLES, patient_cache
+from tests import clinic
+from tests.fakes import FakeMarker, FakeRow, FakeSource, Faults
+from tests.made_events import NOON, event
+
+PROTOCOLS = (OutboxMarker,)
+IMPLEMENTATIONS = {"fake": FakeMarker, "postgresql": SqlOutboxMarker, "mariadb": SqlOutboxMarker}
+
+FAILED = Failed(ErrorClass.REFUSED, "patient_data.DOB: is out of range")
+PARENT = EntityKey(EntityType.PATIENT, "P-parent")
+
+Columns = dict[str, Any]
+
+
+class System(Protocol):
+    """A source, and how to look into it."""
+
+    @property
+    def marker(self) -> OutboxMarker: ...  # noqa: D102
+    def write(self, one: Event) -> None: ...  # noqa: D102
+    def row(self, one: Event) -> Columns: ...  # noqa: D102
+    def synced(self, one: Event) -> dt.datetime | None: ...  # noqa: D102
+    def marker_without_source(self) -> OutboxMarker: ...  # noqa: D102
+
+
+class FakeSystem:
+    """In memory."""
+
+    def __init__(self) -> None:
+        self._source = FakeSource()
+        self.marker: OutboxMarker = FakeMarker(self._source)
+
+    def write(self, one: Event) -> None:
+        """Insert the outbox row and its business row."""
+        self._source.outbox[one.outbox_id] = FakeRow(one)
+
+    def row(self, one: Event) -> Columns:
+        """Give the outcome columns."""
+        row = self._source.outbox[one.outbox_id]
+        return {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name != "event"}
+
+    def synced(self, one: Event) -> dt.datetime | None:
+        """Give the business row's last_synced_at."""
+        return self._source.last_synced_at.get(one.key)
+
+    def marker_without_source(self) -> OutboxMarker:
+        """Give a marker whose source is away."""
+        faults = Faults()
+        faults.plan("marker.mark", TransientError("away"))
+        return FakeMarker(self._source, faults)
+
+
+class RealSystem:
+    """A database with the application's tables; the marker uses an account with the marker's rights."""
+
+    def __init__(self, url: str, marker_url: str, held: contextlib.ExitStack) -> None:
+        self._marker_url = marker_url
+        self._held = held
+        self._engine = sa.create_engine(url, poolclass=sa.NullPool)
+        self.marker: OutboxMarker = self._marker(marker_url)
+
+    def _marker(self, url: str) -> SqlOutboxMarker:
+        engine = create_engine(url)
+        self._held.callback(engine.dispose)
+        return SqlOutboxMarker(engine, RetryPolicy(), jitter=lambda: 0)
+
+    def write(self, one: Event) -> None:
+        """Insert the outbox row, and a patient's business row."""
+        with self._engine.begin() as connection:
+            columns = {
+                "outbox_id": one.outbox_id,
+                "entity_type": one.key.entity_type.value,
+                "entity_id": one.key.entity_id,
+                "operation": one.operation.value,
+                "target_system": one.target_system.value,
+                "payload": one.payload.decode(),
+            }
+            connection.execute(sa.insert(sync_outbox), columns)
+            if one.key.entity_type is EntityType.PATIENT:
+                patient = {"patient_id": one.key.entity_id, "birth_date": NOON.date(), "state": "{}"}
+                names = dict.fromkeys(("family_name", "given_name"), "x")
+                times = dict.fromkeys(("created_at", "updated_at"), NOON)
+                connection.execute(sa.insert(patient_cache), {**patient, **names, **times})
+
+    def row(self, one: Event) -> Columns:
+        """Give the outcome columns, instants with their zone."""
+        names = [field.name for field in dataclasses.fields(FakeRow) if field.name != "event"]
+        with self._engine.connect() as connection:
+            statement = sa.select(*(sync_outbox.c[name] for name in names))
+            found = connection.execute(statement.where(sync_outbox.c.outbox_id == one.outbox_id)).one()
+        return {name: _utc(value) for name, value in zip(names, found, strict=True)}
+
+    def synced(self, one: Event) -> dt.datetime | None:
+        """Give the business row's last_synced_at."""
+        table = BUSINESS_TABLES[one.key.entity_type]
+        with self._engine.connect() as connection:
+            where = table.c[f"{one.key.entity_type}_id"] == one.key.entity_id
+            found: dt.datetime | None = _utc(connection.scalar(sa.select(table.c.last_synced_at).where(where)))
+            return found
+
+    def marker_without_source(self) -> OutboxMarker:
+        """Give a marker whose source is away."""
+        url = sa.make_url(self._marker_url).set(port=1)
+        return self._marker(url.render_as_string(hide_password=False))
+
+
+def _utc(value: Any) -> Any:
+    if not isinstance(value, dt.datetime):
+        return value
+    return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+
+
+@contextlib.contextmanager
+def source(admin_url: str, *, business_tables: bool = True) -> Iterator[tuple[str, str]]:
+    """Give the administrator's and the marker's URL of a new source database."""
+    name = uuid.uuid4().hex[:12]
+    url = sa.make_url(admin_url)
+    postgresql = url.get_backend_name() == "postgresql"
+    own = url.set(database=f"test_{name}").render_as_string(hide_password=False)
+    server = sa.create_engine(url if postgresql else url.set(database=None), isolation_level="AUTOCOMMIT")
+    logins = [Login(f"{role}_{name}", uuid.uuid4().hex) for role in ("app", "cdc", "marker")]
+    with server.connect() as admin, contextlib.ExitStack() as held:
+        held.callback(server.dispose)
+        for login in logins:
+            held.callback(admin.exec_driver_sql, f"DROP {'ROLE' if postgresql else 'USER'} IF EXISTS {login.user}")
+        held.callback(admin.exec_driver_sql, f"DROP DATABASE test_{name}" + (" WITH (FORCE)" if postgresql else ""))
+        admin.exec_driver_sql(f"CREATE DATABASE test_{name}")
+        connectors.migrations.upgrade(own)
+        if business_tables:
+            producer_app.migrations.upgrade(own)
+        engine = sa.create_engine(own, poolclass=sa.NullPool)
+        with engine.connect() as connection:
+            accounts.apply(connection, SourceAccounts(*logins), report=lambda _line: None)
+        marker = sa.make_url(own).set(username=logins[2].user, password=logins[2].password)
+        yield own, marker.render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="module")
+def postgresql(source_admin_url: str) -> Iterator[tuple[str, str]]:
+    """Give the URLs of a PostgreSQL source that the tests share."""
+    with source(source_admin_url) as urls:
+        yield urls
+
+
+@pytest.fixture(scope="module")
+def mariadb(openemr_admin_url: str) -> Iterator[tuple[str, str]]:
+    """Give the URLs of a MariaDB source that the tests share."""
+    with source(openemr_admin_url) as urls:
+        yield urls
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def system(request: pytest.FixtureRequest) -> Iterator[System]:
+    """Give each implementation in turn."""
+    if request.param == "fake":
+        yield FakeSystem()
+        return
+    with contextlib.ExitStack() as held:
+        yield RealSystem(*request.getfixturevalue(request.param), held)
+
+
+def mark(system: System, one: Event, outcome: Outcome, at: dt.datetime = NOON) -> Columns:
+    """Mark one event, and give its columns."""
+    system.marker.mark([Settlement(one, outcome, at)])
+    return system.row(one)
+
+
+def written(system: System, count: int = 1) -> Sequence[Event]:
+    """Write new patients."""
+    events = [event(clinic.patient()) for _ in range(count)]
+    for one in events:
+        system.write(one)
+    return events
+
+
+CLEAN: Columns = {
+    "status": "done",
+    "retry_count": 0,
+    "next_attempt_at": None,
+    "error_class": None,
+    "error_message": None,
+    "processed_at": NOON,
+}
+LATER = NOON + dt.timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "word"), [(Applied(), "applied"), (Duplicate(), "duplicate"), (Stale(), "stale")], ids=str
+)
+def test_a_settled_event_is_done_and_says_how(system: System, outcome: Outcome, word: str) -> None:
+    """With the time of the target's commit."""
+    [one] = written(system)
+
+    assert {**CLEAN, "outcome": word} == mark(system, one, outcome)
+
+
+@pytest.mark.parametrize("outcome", [Stale(), Duplicate(), FAILED, Waiting(PARENT)], ids=str)
+def test_what_is_done_stays_as_it_is(system: System, outcome: Outcome) -> None:
+    """A repeated or late mark takes nothing back."""
+    [one] = written(system)
+    before = mark(system, one, Applied())
+
+    assert before == mark(system, one, outcome, LATER)
+
+
+def test_a_waiting_event_names_its_parent(system: System) -> None:
+    """It is in hand, and no attempt is charged."""
+    [one] = written(system)
+
+    assert {
+        "status": "processing",
+        "outcome": "waiting",
+        "retry_count": 0,
+        "next_attempt_at": None,
+        "error_class": "parent_missing",
+        "error_message": "patient P-parent is not in OpenEMR yet",
+        "processed_at": None,
+    } == mark(system, one, Waiting(PARENT))
+    assert {**CLEAN, "outcome": "applied"} == mark(system, one, Applied())
+
+
+def test_a_failed_event_says_why_and_when_it_is_tried_again(system: System) -> None:
+    """Each time later; with no jitter, half of 30 s, of 1 min, …."""
+    [one] = written(system)
+
+    for attempts, seconds in ((1, 15), (2, 30), (3, 60)):
+        assert {
+            "status": "failed",
+            "outcome": "failed",
+            "retry_count": attempts,
+            "next_attempt_at": NOON + dt.timedelta(seconds=seconds),
+            "error_class": "refused",
+            "error_message": "patient_data.DOB: is out of range",
+            "processed_at": None,
+        } == mark(system, one, FAILED)
+
+
+def test_the_last_attempt_names_no_next_one(system: System) -> None:
+    """A person takes over."""
+    [one] = written(system)
+    for _ in range(10):
+        row = mark(system, one, FAILED)
+
+    assert (10, None) == (row["retry_count"], row["next_attempt_at"])
+
+
+def test_an_event_that_failed_and_was_applied_shows_no_error(system: System) -> None:
+    """Only how often it was tried."""
+    [one] = written(system)
+    mark(system, one, FAILED)
+
+    assert {**CLEAN, "outcome": "applied", "retry_count": 1} == mark(system, one, Applied())
+
+
+def test_an_applied_event_marks_its_business_row(system: System) -> None:
+    """Others do not."""
+    events = written(system, 5)
+    outcomes = (Applied(), Duplicate(), Stale(), FAILED, Waiting(PARENT))
+    system.marker.mark([Settlement(one, outcome, NOON) for one, outcome in zip(events, outcomes, strict=True)])
+
+    assert [NOON, None, None, None, None] == [system.synced(one) for one in events]
+
+
+def test_the_business_row_keeps_the_newest_time(system: System) -> None:
+    """A mark that comes late is older."""
+    [one] = written(system)
+    for at in (NOON, LATER, NOON):
+        mark(system, one, Applied(), at)
+
+    assert LATER == system.synced(one)
+
+
+def test_a_batch_larger_than_one_statement_is_marked_whole(system: System) -> None:
+    """With outcomes mixed, and one that this source never wrote."""
+    events = written(system, 503)
+    settlements = [Settlement(one, Stale() if index % 3 else Applied(), NOON) for index, one in enumerate(events)]
+    system.marker.mark([*settlements, Settlement(event(clinic.patient()), Applied(), NOON)])
+
+    assert ["applied", "stale", "stale"] * 167 + ["applied", "stale"] == [system.row(one)["outcome"] for one in events]
+
+
+def test_nothing_to_mark_needs_no_source(system: System) -> None:
+    """An idle chore."""
+    system.marker_without_source().mark([])
+
+
+def test_a_source_that_is_away_is_a_transient_error(system: System) -> None:
+    """Nothing was written, and no value is told."""
+    [one] = written(system)
+
+    with pytest.raises(TransientError) as caught:
+        system.marker_without_source().mark([Settlement(one, Applied(), NOON)])
+
+    assert "pending" == system.row(one)["status"]
+    assert caught.value.__cause__ is None
+    assert one.key.entity_id not in str(caught.value)
+
+
+@pytest.mark.parametrize("server", ["source_admin_url", "openemr_admin_url"], ids=["postgresql", "mariadb"])
+def test_a_source_without_business_tables_is_marked_all_the_same(server: str, request: pytest.FixtureRequest) -> None:
+    """An application that has only the outbox, as the contract allows."""
+    with source(request.getfixturevalue(server), business_tables=False) as urls, contextlib.ExitStack() as held:
+        system = RealSystem(*urls, held)
+        one = event(clinic.encounter("P-1"))
+        system.write(one)
+
+        assert {**CLEAN, "outcome": "applied"} == mark(system, one, Applied())

@@ -1,0 +1,209 @@
+"""The compose file and the stack without Docker are one chain: same versions, same settings, same contract files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from connectors.config import PREFIX
+from consumer.config import ConsumerSettings
+from consumer.openemr.installation import DEFAULT_VERSION
+from operations.config import OperationsSettings
+from producer_app.config import AppSettings
+from stack.versions import maven_versions
+
+ROOT: Final = Path(__file__).parents[1]
+COMPOSE: Final[Mapping[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+SERVICES: Final[Mapping[str, Any]] = COMPOSE["services"]
+ONE_SHOTS: Final = {"secrets", "provision"}
+CONDITIONS: Final = {"service_healthy", "service_completed_successfully"}
+
+# What differs on purpose between one machine and containers.
+KAFKA_ADDRESSES: Final = {
+    "controller.quorum.voters",
+    "listeners",
+    "advertised.listeners",
+    "listener.security.protocol.map",
+    "log.dirs",
+}
+NATIVE_ONLY: Final = {
+    # sizes for one machine that runs everything
+    "num.network.threads",
+    "num.io.threads",
+    "num.recovery.threads.per.data.dir",
+    "log.index.size.max.bytes",
+    "offsets.topic.num.partitions",
+    "transaction.state.log.num.partitions",
+    "share.coordinator.state.topic.num.partitions",
+    # how fast a killed broker comes back in tests
+    "broker.session.timeout.ms",
+    "broker.heartbeat.interval.ms",
+}
+POSTGRES_IN_STEP: Final = (
+    "wal_level",
+    "max_replication_slots",
+    "max_wal_senders",
+    "max_slot_wal_keep_size",
+    "max_connections",
+    "timezone",
+)
+MARIADB_IN_STEP: Final = (
+    "character-set-server",
+    "collation-server",
+    "default-time-zone",
+    "skip-name-resolve",
+    "max_connections",
+    "innodb_buffer_pool_size",
+    "innodb_log_file_size",
+    "innodb_flush_log_at_trx_commit",
+)
+
+
+def settings_of(path: str) -> dict[str, str]:
+    """Read `name = value` lines, without comments and quotes."""
+    lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
+    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    return {name.strip(): value.strip().strip("'") for name, value in pairs}
+
+
+def options_of(service: str) -> dict[str, str]:
+    """Read the options that the compose file starts a database with."""
+    words = [word.removeprefix("--") for word in SERVICES[service]["command"] if "=" in word]
+    return {name.replace("-", "_"): value for name, value in (word.split("=", 1) for word in words)}
+
+
+def test_kafka_has_the_version_of_the_list() -> None:
+    """The jars of the native stack and the image are one release."""
+    assert f"apache/kafka:{maven_versions()['kafka']}" == SERVICES["kafka"]["image"]
+
+
+def test_connect_is_built_from_the_list_and_the_poms_and_names_no_version_itself() -> None:
+    """Debezium's version stands in one place."""
+    text = (ROOT / "docker" / "connect.Dockerfile").read_text(encoding="utf-8")
+
+    for source in ("stack/versions.toml", "stack/kafka/pom.xml", "stack/debezium/pom.xml"):
+        assert f"COPY {source} " in text
+    assert "COPY connectors/connect/worker.properties " in text
+    assert [] == [version for version in maven_versions().values() if len(version) > 4 and version in text]
+
+
+def test_the_databases_are_those_of_the_native_stack() -> None:
+    """Debian 12's PostgreSQL, and the MariaDB that the facts were taken on."""
+    assert ("postgres:15", "mariadb:10.11") == (SERVICES["postgres"]["image"], SERVICES["mariadb"]["image"])
+
+
+def test_kafka_has_the_settings_of_the_native_broker() -> None:
+    """Only addresses, folders and sizes may differ."""
+    native = settings_of("stack/kafka/server.properties")
+    environment = SERVICES["kafka"]["environment"]
+    differing = {
+        name: value
+        for name, value in native.items()
+        if name not in KAFKA_ADDRESSES | NATIVE_ONLY
+        and str(environment.get("KAFKA_" + name.upper().replace(".", "_"))) != value
+    }
+
+    assert {} == differing
+    assert NATIVE_ONLY <= set(native)
+
+
+@pytest.mark.parametrize(
+    ("service", "native", "names"),
+    [
+        ("postgres", "stack/postgresql/postgresql.conf", POSTGRES_IN_STEP),
+        ("mariadb", "stack/mariadb/mariadb.conf", MARIADB_IN_STEP),
+    ],
+)
+def test_databases_have_the_settings_of_the_native_ones(service: str, native: str, names: tuple[str, ...]) -> None:
+    """What the pipeline depends on is said in both places."""
+    wanted = settings_of(native)
+    given = options_of(service)
+
+    assert {name: wanted[name] for name in names} == {name: given[name.replace("-", "_")] for name in names}
+
+
+def test_the_worker_script_fills_every_placeholder() -> None:
+    """A placeholder left over would be a broken worker."""
+    properties = (ROOT / "connectors" / "connect" / "worker.properties").read_text(encoding="utf-8")
+    script = (ROOT / "docker" / "connect-worker").read_text(encoding="utf-8")
+
+    assert set(re.findall(r"@[A-Z_]+@", properties)) == set(re.findall(r"@[A-Z_]+@", script))
+    assert "listeners=http://127.0.0.1:" in properties
+    assert "rest.advertised.host.name=" in properties
+
+
+def variables() -> Iterator[tuple[str, str]]:
+    """Give service and name of every variable of ours."""
+    for name, service in SERVICES.items():
+        yield from ((name, variable) for variable in service.get("environment", {}) if variable.startswith(PREFIX))
+
+
+def test_every_variable_is_a_setting() -> None:
+    """A mistyped variable would be ignored in silence."""
+    fields = {*OperationsSettings.model_fields, *ConsumerSettings.model_fields, *AppSettings.model_fields}
+    unknown = [
+        (service, name)
+        for service, name in variables()
+        if name.removeprefix(PREFIX).removesuffix("_FILE").lower() not in fields
+    ]
+
+    assert [] == unknown
+
+
+def test_the_openemr_database_has_the_default_version() -> None:
+    """Containers and native stack show the same OpenEMR."""
+    assert SERVICES["provision"]["command"][-1] == DEFAULT_VERSION
+
+
+def test_every_service_is_waited_for() -> None:
+    """Start order is by health, and one-shots by their success."""
+    for name, service in SERVICES.items():
+        assert {wait["condition"] for wait in service.get("depends_on", {}).values()} <= CONDITIONS, name
+        assert set(service.get("depends_on", {})) <= set(SERVICES), name
+        for other, wait in service.get("depends_on", {}).items():
+            assert (wait["condition"] == "service_completed_successfully") == (other in ONE_SHOTS), name
+        assert ("healthcheck" in service) == (name not in ONE_SHOTS | {"consumer"}), name
+
+
+def test_two_consumers_run() -> None:
+    """A group of one shows no group."""
+    assert 2 == SERVICES["consumer"]["deploy"]["replicas"]
+
+
+def test_ports_are_published_on_loopback_only() -> None:
+    """Neither Connect nor Kafka asks who is there."""
+    ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
+
+    assert ports
+    assert [] == [port for port in ports if not port.startswith("127.0.0.1:")]
+
+
+def test_secrets_are_files_that_only_their_users_see() -> None:
+    """No password stands in the file, and a consumer is not given an administrator's."""
+    text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    folders = {
+        name: {volume.split(":")[0] for volume in service.get("volumes", ()) if volume.startswith("secrets-")}
+        for name, service in SERVICES.items()
+    }
+
+    assert [] == re.findall(r"(?i)password(?!_FILE): *[^\s/]", text)
+    assert {"secrets-consumer"} == folders["consumer"]
+    assert {"secrets-app"} == folders["app"]
+    assert {"secrets-cdc"} == folders["connect"]
+
+
+def test_named_volumes_are_declared() -> None:
+    """Compose refuses a file that names an unknown one."""
+    named = {
+        volume.split(":")[0]
+        for service in SERVICES.values()
+        for volume in service.get("volumes", ())
+        if not volume.startswith((".", "/"))
+    }
+
+    assert set(COMPOSE["volumes"]) == named
