@@ -20,6 +20,7 @@ from benchmarks.workload import patient
 from connectors.events import EntityKey, Event
 from connectors.outbox import EntityType, Operation, TargetSystem
 from consumer.apply import apply_events
+from consumer.bootstrap import tune_memory
 from consumer.openemr import installation, ledger_schema, session
 from consumer.openemr.target import OpenEmrTarget
 from producer_app.outbox import new_outbox_id
@@ -141,6 +142,7 @@ def apply_rate(place: Scratch, events: int, first_number: int) -> float:
         time_zone=None,
     )
     batches = [_events(start, first_number) for start in range(0, events, BATCH)]
+    tune_memory()
     try:
         started = time.perf_counter()
         for batch in batches:
@@ -195,12 +197,13 @@ _POPULATE: Final = (
     ),
     (
         "INSERT INTO {ledger}.entity_map (entity_type, entity_id, kind, local_id, uuid, last_seq, created_at, "
-        "updated_at) SELECT 'patient', CONCAT('X-', seq), 'patient', seq, UNHEX(MD5(seq)), seq, NOW(6), NOW(6) FROM {numbers}"
+        "updated_at) SELECT 'patient', CONCAT('X-', seq), 'patient', seq, UNHEX(MD5(seq)), seq, NOW(6), NOW(6) "
+        "FROM {numbers}"
     ),
     (
         "INSERT INTO {ledger}.applied_event (outbox_id, entity_type, entity_id, seq, operation, target_system, "
-        "outcome, applied_at) SELECT UNHEX(CONCAT('0190', RIGHT(MD5(seq), 28))), 'patient', CONCAT('X-', seq), seq, 'create', "
-        "'openemr', 'applied', NOW(6) FROM {numbers}"
+        "outcome, applied_at) SELECT UNHEX(CONCAT('0190', RIGHT(MD5(seq), 28))), 'patient', CONCAT('X-', seq), "
+        "seq, 'create', 'openemr', 'applied', NOW(6) FROM {numbers}"
     ),
 )
 

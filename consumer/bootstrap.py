@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import gc
 import logging
 import signal
 import sys
@@ -36,9 +37,21 @@ def run(settings: ConsumerSettings | None = None) -> None:
     settings = settings or ConsumerSettings.read()
     configure_logging(settings.log_format)
     with wired(settings) as loop, _stopped_by_signals(loop):
+        tune_memory()
         structlog.get_logger().info("consumer runs", action="started", group=settings.consumer_group)
         loop.run()
     structlog.get_logger().info("consumer has left the group", action="stopped")
+
+
+def tune_memory() -> None:
+    """Keep the garbage collector from walking the whole program for each batch.
+
+    What a batch makes is freed by reference counts when the batch is done; the collector only looks for cycles, and
+    with its defaults it took a fifth of the processor time (measured by make bench's apply path).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 @contextlib.contextmanager

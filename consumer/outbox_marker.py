@@ -29,6 +29,7 @@ class SqlOutboxMarker:
         self._engine = engine
         self._retry = retry
         self._jitter = jitter
+        self._synced: frozenset[str] | None = None
 
     def mark(self, settlements: Sequence[Settlement]) -> None:
         """See ports.OutboxMarker."""
@@ -46,7 +47,9 @@ class SqlOutboxMarker:
             failed = [one for one in settlements if isinstance(one.outcome, Failed)]
             if failed:
                 self._mark_failed(connection, failed)
-            _mark_synced(connection, settlements)
+            if self._synced is None:
+                self._synced = _business_tables(connection)
+            _mark_synced(connection, settlements, self._synced)
 
     def _mark_failed(self, connection: sa.Connection, settlements: Sequence[Settlement]) -> None:
         attempts = _attempts(connection, [one.event.outbox_id for one in settlements])
@@ -134,7 +137,15 @@ def _attempts(connection: sa.Connection, ids: Sequence[uuid.UUID]) -> Mapping[uu
     return found
 
 
-def _mark_synced(connection: sa.Connection, settlements: Sequence[Settlement]) -> None:
+def _business_tables(connection: sa.Connection) -> frozenset[str]:
+    """Return those business tables that are there and granted: an application may have the outbox alone."""
+    schema = "current_schema()" if connection.dialect.name == "postgresql" else "DATABASE()"
+    columns = "SELECT table_name AS name FROM information_schema.columns WHERE column_name = 'last_synced_at'"
+    found = connection.execute(sa.text(f"{columns} AND table_schema = {schema}"))
+    return frozenset(str(row.name) for row in found)
+
+
+def _mark_synced(connection: sa.Connection, settlements: Sequence[Settlement], present: frozenset[str]) -> None:
     """Tell the business rows when OpenEMR got them; a stale event told nothing new."""
     synced: dict[EntityType, dict[str, dt.datetime]] = {}
     for one in settlements:
@@ -142,6 +153,8 @@ def _mark_synced(connection: sa.Connection, settlements: Sequence[Settlement]) -
             synced.setdefault(one.event.key.entity_type, {})[one.event.key.entity_id] = one.settled_at
     for entity_type, times in synced.items():
         table = LAST_SYNCED[entity_type]
+        if table.name not in present:
+            continue
         key, last_synced_at = table.c[0], table.c.last_synced_at
         for at in sorted(set(times.values())):
             ids = sorted(entity_id for entity_id, when in times.items() if when == at)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stack.accounts import readable_by_others
-from stack.commands import is_root, plain_environment, run
-from stack.config import StackSettings
+from stack.commands import is_root, run
+from stack.config import StackSettings, callers_environment
 from stack.errors import CommandFailedError
 from stack.locking import exclusive
 from stack.versions import VERSIONS_FILE, maven_properties, maven_versions
@@ -75,6 +75,9 @@ def fetch(artifact: Artifact, cache: Path, report: Callable[[str], None]) -> Pat
         return target
     if _is_fresh(absent):
         return None
+    if not cache.is_dir():
+        cache.mkdir(parents=True)
+        cache.chmod(0o755)
     with exclusive(cache / "download.lock", wait_limit_s=DOWNLOAD_LIMIT_S, report=report):
         if target.is_dir():
             return target
@@ -106,14 +109,19 @@ def _download(artifact: Artifact, target: Path) -> None:
         if artifact.connector:
             argv.append(f"-Dconnector={artifact.connector}")
         argv += ["dependency:copy-dependencies", f"-DoutputDirectory={jars}"]
-        # HOME gives Maven the user's own settings (mirrors, proxies) and local repository.
-        run(argv, limit_s=DOWNLOAD_LIMIT_S, environment=plain_environment(), directory=Path(folder))
+        run(argv, limit_s=DOWNLOAD_LIMIT_S, environment=callers_environment(), directory=Path(folder))
         if artifact.connector:
             _unpack(jars, Path(folder) / "plugin")
             shutil.rmtree(jars)
             jars = Path(folder) / "plugin"
-        jars.chmod(0o755)
+        _open_to_readers(jars)
         jars.rename(target)
+
+
+def _open_to_readers(folder: Path) -> None:
+    # Whatever the caller's umask: the servers' users read these files.
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def _unpack(archives: Path, target: Path) -> None:

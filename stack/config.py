@@ -1,5 +1,6 @@
 """The only place of the stack that reads the environment."""
 
+import os
 from pathlib import Path
 
 from pydantic import Field
@@ -21,3 +22,8 @@ class StackSettings(BaseSettings):
             return self.cache_dir.absolute() / "emrsync"
         base = self.xdg_cache_home or Path.home() / ".cache"
         return base.absolute() / "emrsync"
+
+
+def callers_environment() -> dict[str, str]:
+    """Return the whole environment, for downloads only: proxies, certificates and Maven's options are the caller's."""
+    return dict(os.environ)

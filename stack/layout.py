@@ -97,11 +97,13 @@ def create_folders(layout: Layout, *, fresh: bool, report: Callable[[str], None]
         layout.services.resolve().mkdir(parents=True, exist_ok=True)
     elif is_root() and not readable_by_others(layout.home):
         report(f"the servers' users cannot reach {layout.home}: their data is placed in {outside}")
-        outside.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        outside.parent.mkdir(parents=True, exist_ok=True)
+        outside.parent.chmod(0o755)
         if layout.services.exists():
             shutil.move(layout.services, outside)
         else:
             outside.mkdir(exist_ok=True)
+        outside.chmod(0o755)
         layout.services.symlink_to(outside)
     else:
         layout.services.mkdir(exist_ok=True)

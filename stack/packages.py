@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stack.commands import is_root, plain_environment, run
+from stack.commands import is_root, run
+from stack.config import callers_environment
 from stack.errors import CommandFailedError, PackagesMissingError
 
 INSTALL_LIMIT_S = 1200
@@ -42,11 +43,12 @@ def ensure_packages(needed: Collection[str], report: Callable[[str], None]) -> N
         raise PackagesMissingError(_what_to_run(missing))
     report("updating apt's package lists")
     apt = (*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet", "--yes")
-    run([*apt, "update"], limit_s=INSTALL_LIMIT_S)
+    run([*apt, "update"], limit_s=INSTALL_LIMIT_S, environment=callers_environment())
     names = tuple(_java_package() if name == "java" else name for name in missing)
     report(f"installing Debian packages: {' '.join(names)}")
     with _no_services(sudo):
-        run([*apt, "install", "--no-install-recommends", *names], limit_s=INSTALL_LIMIT_S)
+        install = [*apt, "install", "--no-install-recommends", *names]
+        run(install, limit_s=INSTALL_LIMIT_S, environment=callers_environment())
     still = missing_packages(needed)
     if still:
         raise PackagesMissingError(f"apt-get ran, but is still missing: {' '.join(still)}")
@@ -103,7 +105,7 @@ def _no_services(sudo: tuple[str, ...]) -> Iterator[None]:
     ):
         if not os.path.lexists(path):
             run([*sudo, "mkdir", "-p", str(path.parent)], limit_s=10)
-            run([*sudo, "tee", str(path)], limit_s=10, text_in=text, environment=plain_environment())
+            run([*sudo, "tee", str(path)], limit_s=10, text_in=text)
             run([*sudo, "chmod", mode, str(path)], limit_s=10)
             written.append(path)
     try:

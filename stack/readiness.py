@@ -68,6 +68,8 @@ def _bring_up_locked(
     supervisor: Supervisor, service: Service, report: Callable[[str], None], given_up: threading.Event
 ) -> bool:
     if supervisor.state(service.name).state == "RUNNING" and service.probe() is None:
+        # An `up` that was killed may have left this step out.
+        service.finish()
         return False
     began_s = time.monotonic()
     if not supervisor.state(service.name).pid:
@@ -100,7 +102,8 @@ def _await_answer(supervisor: Supervisor, service: Service, given_up: threading.
             raise _not_ready(supervisor, service.name, f"it ended while starting ({state.reason or state.state})")
         pid = state.pid if state.state == "RUNNING" else pid
         problem = service.probe()
-        if problem is None:
+        # Supervisor counts it as running after a second of life; until then `status` would call it a problem.
+        if problem is None and state.state == "RUNNING":
             return
         if time.monotonic() > deadline_s:
             raise _not_ready(

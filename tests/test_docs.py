@@ -6,6 +6,7 @@ import re
 import typing
 from pathlib import Path
 
+import pydantic
 import pytest
 import typer
 from typer.main import get_command
@@ -13,7 +14,7 @@ from typer.main import get_command
 from connectors.config import PREFIX
 from connectors.events import HEADERS
 from connectors.outbox import sync_outbox
-from connectors.payloads import MODELS
+from connectors.payloads import v1
 from connectors.topics import topics
 from consumer.config import ConsumerSettings
 from consumer.outcome import ErrorClass, Outcome
@@ -146,16 +147,12 @@ def test_every_column_header_topic_and_payload_field_is_in_the_contract() -> Non
     """An application in another language needs nothing but this page."""
     page = document("contract.md")
     names = [column.name for column in sync_outbox.columns] + list(HEADERS) + [topic.name for topic in topics()]
-    for model in MODELS.values():
-        names += [name for name in re.findall(r'"([a-z_0-9]+)": ?\{', str(model)) if name]
     fields = {name for kind in _payload_models() for name in kind.model_fields}
 
     assert [] == [name for name in [*names, *sorted(fields)] if f"`{name}`" not in page]
 
 
-def _payload_models() -> list[type]:
-    from connectors.payloads import v1
-
+def _payload_models() -> list[type[pydantic.BaseModel]]:
     return [v1.PatientV1, v1.AddressV1, v1.EncounterV1, v1.DiagnosticOrderV1, v1.MedicationOrderV1, v1.CodeV1]
 
 

@@ -80,7 +80,8 @@ class RealSystem:
     def __init__(self, url: str, marker_url: str, held: contextlib.ExitStack) -> None:
         self._marker_url = marker_url
         self._held = held
-        self._engine = sa.create_engine(url, poolclass=sa.NullPool)
+        self._engine = sa.create_engine(url)
+        held.callback(self._engine.dispose)
         self.marker: OutboxMarker = self._marker(marker_url)
 
     def _marker(self, url: str) -> SqlOutboxMarker:
@@ -141,11 +142,12 @@ def source(admin_url: str, *, business_tables: bool = True) -> Iterator[tuple[st
     url = sa.make_url(admin_url)
     postgresql = url.get_backend_name() == "postgresql"
     own = url.set(database=f"test_{name}").render_as_string(hide_password=False)
-    server = sa.create_engine(url if postgresql else url.set(database=None), isolation_level="AUTOCOMMIT")
-    logins = [Login(f"{role}_{name}", uuid.uuid4().hex) for role in ("app", "cdc", "marker")]
+    server = sa.create_engine(
+        url if postgresql else url.set(database=None), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
+    )
+    app, cdc, marker = (Login(f"{role}_{name}", uuid.uuid4().hex) for role in ("app", "cdc", "marker"))
     with server.connect() as admin, contextlib.ExitStack() as held:
-        held.callback(server.dispose)
-        for login in logins:
+        for login in (app, cdc, marker):
             held.callback(admin.exec_driver_sql, f"DROP {'ROLE' if postgresql else 'USER'} IF EXISTS {login.user}")
         held.callback(admin.exec_driver_sql, f"DROP DATABASE test_{name}" + (" WITH (FORCE)" if postgresql else ""))
         admin.exec_driver_sql(f"CREATE DATABASE test_{name}")
@@ -154,9 +156,9 @@ def source(admin_url: str, *, business_tables: bool = True) -> Iterator[tuple[st
             producer_app.migrations.upgrade(own)
         engine = sa.create_engine(own, poolclass=sa.NullPool)
         with engine.connect() as connection:
-            accounts.apply(connection, SourceAccounts(*logins), report=lambda _line: None)
-        marker = sa.make_url(own).set(username=logins[2].user, password=logins[2].password)
-        yield own, marker.render_as_string(hide_password=False)
+            accounts.apply(connection, SourceAccounts(app, cdc, marker), report=lambda _line: None)
+        marker_url = sa.make_url(own).set(username=marker.user, password=marker.password)
+        yield own, marker_url.render_as_string(hide_password=False)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +182,8 @@ def system(request: pytest.FixtureRequest) -> Iterator[System]:
         yield FakeSystem()
         return
     with contextlib.ExitStack() as held:
-        yield RealSystem(*request.getfixturevalue(request.param), held)
+        url, marker_url = request.getfixturevalue(request.param)
+        yield RealSystem(url, marker_url, held)
 
 
 def mark(system: System, one: Event, outcome: Outcome, at: dt.datetime = NOON) -> Columns:
@@ -279,7 +282,7 @@ def test_an_event_that_failed_and_was_applied_shows_no_error(system: System) -> 
 def test_an_applied_event_marks_its_business_row(system: System) -> None:
     """Others do not."""
     events = written(system, 5)
-    outcomes = (Applied(), Duplicate(), Stale(), FAILED, Waiting(PARENT))
+    outcomes: Sequence[Outcome] = (Applied(), Duplicate(), Stale(), FAILED, Waiting(PARENT))
     system.marker.mark([Settlement(one, outcome, NOON) for one, outcome in zip(events, outcomes, strict=True)])
 
     assert [NOON, None, None, None, None] == [system.synced(one) for one in events]
@@ -323,8 +326,11 @@ def test_a_source_that_is_away_is_a_transient_error(system: System) -> None:
 @pytest.mark.parametrize("server", ["source_admin_url", "openemr_admin_url"], ids=["postgresql", "mariadb"])
 def test_a_source_without_business_tables_is_marked_all_the_same(server: str, request: pytest.FixtureRequest) -> None:
     """An application that has only the outbox, as the contract allows."""
-    with source(request.getfixturevalue(server), business_tables=False) as urls, contextlib.ExitStack() as held:
-        system = RealSystem(*urls, held)
+    with (
+        source(request.getfixturevalue(server), business_tables=False) as (url, marker_url),
+        contextlib.ExitStack() as held,
+    ):
+        system = RealSystem(url, marker_url, held)
         one = event(clinic.encounter("P-1"))
         system.write(one)
 

@@ -199,6 +199,24 @@ def test_a_program_that_crashes_comes_back_and_one_that_was_killed_does_not(stac
         stack.start("consumer-1")
 
 
+def test_a_killed_program_has_no_chance_to_tidy_up(stack: Stack, folder: Path) -> None:
+    """What supervisor sends to mark it as stopped must not reach it: a crash gives no warning."""
+    warned = folder / "warned"
+    code = (
+        "import signal, pathlib, time; "
+        f"signal.signal(signal.SIGTERM, lambda *_: pathlib.Path({str(warned)!r}).touch()); "
+        "print('ready', flush=True); [time.sleep(0.01) for _ in range(60000)]"
+    )
+    stack.up(())
+    stack.add_program("consumer-1", [sys.executable, "-c", code], {})
+    stack.start("consumer-1")
+    killed = stack.kill("consumer-1")
+
+    assert len(killed) == 1
+    assert stack.logs("consumer-1") == "ready"
+    assert not warned.exists()
+
+
 def test_a_program_may_not_take_a_servers_name(stack: Stack) -> None:
     """It would replace the server."""
     with pytest.raises(ValueError, match="kafka"):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import typer
@@ -16,14 +14,6 @@ import stack.cli
 from operations import cli, stack_commands
 
 HEAVY = ("sqlalchemy", "httpx", "confluent_kafka", "alembic", "pydantic", "fastapi", "structlog")
-
-
-@pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Leave no setting to be found."""
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("EMRSYNC_")]:
-        monkeypatch.delenv(name)
 
 
 @pytest.mark.parametrize("section", cli.SECTIONS, ids=lambda section: section.name)

@@ -41,9 +41,10 @@ def test_each_finding_is_told(status: PipelineStatus, beginnings: list[str]) -> 
     assert [found[: len(wanted)] for found, wanted in zip(status.findings, beginnings, strict=True)] == beginnings
 
 
+@pytest.mark.usefixtures("bare")
 def test_a_system_without_address_takes_nothing_from_the_others() -> None:
     """Each part says which variable it misses."""
-    status = read_status(OperationsSettings(_env_file=None))
+    status = read_status(OperationsSettings.read())
 
     assert [found.split(":")[0] for found in status.findings] == ["outbox", "slot", "connector", "lag"]
     assert "EMRSYNC_CONNECT_URL is not set" in status.findings[2]

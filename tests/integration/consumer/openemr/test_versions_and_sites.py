@@ -32,17 +32,21 @@ def remark(kind: str, version: str) -> str | None:
     return f"{names[0]}: this version of OpenEMR has no column for it" if names else None
 
 
-@pytest.mark.parametrize("version", versions())
+@pytest.mark.parametrize("version", sorted(set(versions()) - set(VERSIONS)))
 def test_every_version_takes_every_kind_through_its_life(openemr_admin_url: str, version: str) -> None:
     """All fields given: what a version has no column for is named, and the rest is written."""
-    with installed_site(openemr_admin_url, version) as site:
-        live_through(site)
+    with installed_site(openemr_admin_url, version) as other_site:
+        live_through(other_site)
+
+
+def test_the_oldest_and_the_newest_version_take_every_kind_through_its_life(site: Site) -> None:
+    """The same, on the sites that all tests share."""
+    live_through(site)
 
 
 def live_through(site: Site) -> None:
     """Create, update, delete and create again."""
     patient = clinic.patient(
-        patient_id="P-1",
         middle_name="M",
         preferred_name="Addie",
         suffix="Jr",
@@ -55,18 +59,17 @@ def live_through(site: Site) -> None:
         deceased_at="2025-03-01T12:00:00Z",
         registered_at="2025-03-01T12:00:00Z",
     )
-    visit = clinic.encounter("P-1", encounter_id="E-1", ended_at="2025-03-01T10:00:00+09:00", category_id=9)
-    order = clinic.order("P-1", order_id="O-1", encounter_id="E-1", diagnosis_codes=["ICD10:I10"])
+    visit = clinic.encounter(patient["patient_id"], ended_at="2025-03-01T10:00:00+09:00", category_id=9)
+    named = {"encounter_id": visit["encounter_id"], "diagnosis_codes": ["ICD10:I10"]}
+    order = clinic.order(patient["patient_id"], **named)
     drug = medication(
-        "P-1",
-        order_id="M-1",
-        encounter_id="E-1",
+        patient["patient_id"],
         route="3",
         form="2",
         instructions="daily",
         start_date="2025-03-01",
         end_date="2025-04-01",
-        diagnosis_codes=["ICD10:I10"],
+        **named,
     )
     expected = [
         Applied(remark("patient", site.version)),
@@ -81,7 +84,7 @@ def live_through(site: Site) -> None:
         _, *uuids = (site.mapped(one)["uuid"] for one in several)
         counts = (encounter_shown, order_shown, prescription_shown)
         counted = [count(site.clerk, uuid) for count, uuid in zip(counts, uuids, strict=True)]
-        return [patient_shown(site.clerk, "P-1"), *counted]
+        return [patient_shown(site.clerk, patient["patient_id"]), *counted]
 
     assert site.apply(*(event("create", one) for one in several)) == expected
     assert shown() == [1, 1, 1, 1]
@@ -91,7 +94,8 @@ def live_through(site: Site) -> None:
     assert shown() == [0, 0, 0, 0]
     assert site.apply(*(event("create", one) for one in several)) == expected
     assert shown() == [1, 1, 1, 1]
-    assert site.value("SELECT COUNT(*) FROM uuid_registry") == 4
+    uuids = tuple(site.mapped(one)["uuid"] for one in several)
+    assert site.value("SELECT COUNT(*) FROM uuid_registry WHERE uuid IN %s", uuids) == 4
 
 
 @pytest.fixture(scope="module")
