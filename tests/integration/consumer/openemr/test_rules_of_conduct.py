@@ -342,7 +342,8 @@ def test_rule_20_a_row_that_a_clerk_holds_delays_the_batch_and_charges_no_event(
         with one.target._connection.begin():
             one.target._connection.exec_driver_sql("SET SESSION innodb_lock_wait_timeout = 1")
         site.change("BEGIN")
-        site.change("UPDATE procedure_order_code SET do_not_send = 1 WHERE procedure_order_id = %s", order_id)
+        line = "procedure_order_id = %s AND procedure_order_seq = 1"  # the whole key, so that no gap is locked
+        site.change(f"UPDATE procedure_order_code SET do_not_send = 1 WHERE {line}", order_id)
         with pytest.raises(TransientError, match=r"lock wait time-out \(1205\)"):
             one.apply(*batch)
         site.change("ROLLBACK")

@@ -148,6 +148,26 @@ def test_rule_9_an_order_follows_the_encounter_it_names(site: Site) -> None:
     assert where() == (back, [back])
 
 
+def test_rules_8_and_9_forms_of_other_kinds_with_the_same_number_are_not_touched(site: Site) -> None:
+    """form_id is the number of a row in the form's own table, and tables count for themselves."""
+    patient, visit = patient_with_visit(site)
+    order = clinic.order(patient["patient_id"], encounter_id=visit["encounter_id"])
+    site.put(order)
+    pid, number = site.of(patient)["pid"], site.of(visit)["encounter"]
+    ids = (site.of(visit)["id"], site.of(order)["procedure_order_id"])
+    insert = "INSERT INTO forms (pid, encounter, form_id, formdir, date, deleted) VALUES (%s, %s, %s, %s, %s, 1)"
+    for form_id in ids:
+        site.change(insert, pid, number, form_id, "vitals", at("2001-01-01"))
+    sql = "SELECT * FROM forms WHERE pid = %s AND formdir = 'vitals'"
+    before = site.rows(sql, pid)
+
+    site.put({**visit, "reason": "cough"}, {**order, "status": "completed"}, operation="update")
+    site.apply(event("delete", order), event("delete", visit))
+    site.put(visit, order)
+
+    assert site.rows(sql, pid) == before
+
+
 def test_rule_9_a_line_that_a_clinicians_save_dropped_comes_back_with_the_next_state(site: Site) -> None:
     """Without a line the order is on no list and in no FHIR answer."""
     patient, visit = patient_with_visit(site)
