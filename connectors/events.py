@@ -19,6 +19,7 @@ SEQ_MAX: Final = 2**63 - 1
 _Member = TypeVar("_Member", EntityType, Operation, TargetSystem)
 
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f]")
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _DIGITS: Final = re.compile(r"\d{1,19}")
 
 
@@ -120,12 +121,16 @@ def _uuid(text: str) -> uuid.UUID:
 
 def _instant(text: str) -> dt.datetime:
     """Read ISO text (timestamptz of PostgreSQL) or epoch microseconds (DATETIME(6) of MySQL and MariaDB)."""
-    if _DIGITS.fullmatch(text):
-        return dt.datetime.fromtimestamp(int(text) / 1_000_000, tz=dt.UTC)
     try:
+        if _DIGITS.fullmatch(text):
+            return _EPOCH + dt.timedelta(microseconds=int(text))
         instant = dt.datetime.fromisoformat(text)
-    except ValueError:
+        if instant.tzinfo is None:
+            raise EventError("header created_at: has no offset from UTC")
+        return instant.astimezone(dt.UTC)
+    except OverflowError:
+        raise EventError("header created_at: is outside the calendar") from None
+    except ValueError as error:
+        if isinstance(error, EventError):
+            raise
         raise EventError("header created_at: is neither ISO 8601 nor epoch microseconds") from None
-    if instant.tzinfo is None:
-        raise EventError("header created_at: has no offset from UTC")
-    return instant

@@ -116,7 +116,7 @@ class TargetTransaction(Protocol):
         """Lock the ledger's rows of these entities, in one fixed order, and return those that exist."""
 
     def find(self, keys: Sequence[EntityKey]) -> Mapping[EntityKey, Mapped]:
-        """Return the ledger's rows of these entities without a lock, as committed or written here."""
+        """Return the ledger's rows of these entities, as committed or written here; no other changes them meanwhile."""
 
     def write(self, changes: Sequence[Change]) -> Mapping[EntityKey, Applied | Failed]:
         """Make OpenEMR's rows and the entity map so; parents come before children.

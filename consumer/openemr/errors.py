@@ -15,7 +15,6 @@ from consumer.ports import MisconfiguredError, RaceError, RefusedError, Transien
 # Numbers of MariaDB's and MySQL's error catalogues, and of the client's.
 _TRANSIENT: Final = {
     0: "connection lost",
-    1020: "row changed under a snapshot",
     1040: "too many connections",
     1053: "server is shutting down",
     1158: "network read error",
@@ -23,8 +22,6 @@ _TRANSIENT: Final = {
     1160: "network write error",
     1161: "network write time-out",
     1203: "too many connections of this account",
-    1205: "lock wait time-out",
-    1213: "deadlock",
     1290: "server is read-only",
     1317: "query interrupted",
     1792: "transaction is read-only",
@@ -39,6 +36,12 @@ _TRANSIENT: Final = {
     2055: "connection lost",
     3024: "statement time limit",
     4031: "server closed an idle connection",
+}
+# Lost to another writer, member or clerk: the same transaction may win the next time.
+_CROSSED: Final = {
+    1020: "a row changed under a snapshot",
+    1205: "lock wait time-out",
+    1213: "deadlock",
 }
 _REFUSED: Final = {
     1048: "must not be absent",
@@ -108,6 +111,8 @@ def _meaning(error: sa.exc.DBAPIError, ledger_schema: str) -> Exception:
     if number in _TRANSIENT or error.connection_invalidated:
         return TransientError(f"OpenEMR's database: {_TRANSIENT.get(number, 'connection lost')} ({number})")
     column = _column(number, text)
+    if number in _CROSSED:
+        return RaceError(f"OpenEMR's database: {_CROSSED[number]} ({number})")
     if number == _DUPLICATE and (table.startswith(f"{ledger_schema}.") or (table, column) in _RACED):
         return RaceError(f"{table}: another writer was first")
     if number in _REFUSED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import enum
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -48,6 +49,13 @@ _WAITING_COLUMNS: Final = (
 _NOW: Final = "UTC_TIMESTAMP(6)"
 
 
+class Lock(enum.StrEnum):
+    """How a transaction holds a map row: to write it, or to keep a parent from going while a child is written."""
+
+    UPDATE = "FOR UPDATE"
+    SHARE = "LOCK IN SHARE MODE"
+
+
 class Ledger:
     """Statements on one ledger schema, for use inside the caller's transaction."""
 
@@ -62,15 +70,14 @@ class Ledger:
             uuid.UUID(bytes=row[0]) for row in select_in(connection, sql, [one.bytes for one in outbox_ids])
         )
 
-    def mapped(self, connection: sa.Connection, keys: Sequence[EntityKey], *, lock: bool) -> Mapping[EntityKey, Mapped]:
-        """Return the map rows of entities; with lock, hold them, taken in the order of the primary key."""
+    def mapped(self, connection: sa.Connection, keys: Sequence[EntityKey], *, lock: Lock) -> Mapping[EntityKey, Mapped]:
+        """Return the map rows of entities and hold them until the end, taken in the order of the primary key."""
         found: dict[EntityKey, Mapped] = {}
         for entity_type in sorted({key.entity_type for key in keys}):
             ids = sorted(key.entity_id for key in keys if key.entity_type == entity_type)
-            suffix = "ORDER BY entity_id FOR UPDATE" if lock else ""
             sql = (
                 "SELECT entity_id, kind, local_id, row_id, uuid, parent_id, last_seq, content_hash, deleted_at "  # noqa: S608
-                f"FROM {self._schema}.entity_map WHERE entity_id IN %s AND entity_type = %s {suffix}"
+                f"FROM {self._schema}.entity_map WHERE entity_id IN %s AND entity_type = %s ORDER BY entity_id {lock}"
             )
             for entity_id, *rest in select_in(connection, sql, ids, entity_type.value):
                 found[EntityKey(entity_type, entity_id)] = Mapped(*rest)

@@ -20,7 +20,7 @@ from consumer.openemr.drafts import FieldError, RowDraft
 from consumer.openemr.encounter import EncounterTable
 from consumer.openemr.errors import translated
 from consumer.openemr.identifiers import Numbers
-from consumer.openemr.ledger import Ledger
+from consumer.openemr.ledger import Ledger, Lock
 from consumer.openemr.order import OrderTable
 from consumer.openemr.patient import PatientTable
 from consumer.openemr.prescription import PrescriptionTable
@@ -184,11 +184,11 @@ class OpenEmrTransaction:
 
     def lock(self, keys: Sequence[EntityKey]) -> Mapping[EntityKey, Mapped]:
         """See ports.TargetTransaction."""
-        return self._ledger.mapped(self._connection, keys, lock=True)
+        return self._ledger.mapped(self._connection, keys, lock=Lock.UPDATE)
 
     def find(self, keys: Sequence[EntityKey]) -> Mapping[EntityKey, Mapped]:
         """See ports.TargetTransaction."""
-        return self._ledger.mapped(self._connection, keys, lock=False)
+        return self._ledger.mapped(self._connection, keys, lock=Lock.SHARE)
 
     def write(self, changes: Sequence[Change]) -> Mapping[EntityKey, Applied | Failed]:
         """See ports.TargetTransaction."""

@@ -1,4 +1,4 @@
-"""A crash between any two steps, then a new process on the same systems: the same end, and no invariant broken.
+"""Crash between any two steps and start again: the invariants hold in the end, whatever was killed."""
 
 The planted bugs prove that the checker would see a real one.
 """

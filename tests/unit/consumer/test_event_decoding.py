@@ -86,9 +86,6 @@ def test_values_out_of_range_are_refused(name: str, raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"9999999999999999999", b"0001-01-01T00:00:00+23:59"])
-@pytest.mark.xfail(
-    strict=True, reason="connectors/events.py lets instants outside the calendar pass or kill the consumer"
-)
 def test_an_instant_outside_the_calendar_is_refused(raw: bytes) -> None:
     """Any other error than EventError would stop the consumer at this record for ever."""
     with pytest.raises(EventError, match="header created_at: "):

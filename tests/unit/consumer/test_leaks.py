@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from connectors.events import Event
+from connectors.events import EntityKey, Event
 from connectors.outbox import EntityType
 from tests import clinic
 from tests.clinic import FAMILY_NAME as NAME
-from tests.made_events import EntityKey, event, headers
+from tests.made_events import event, headers
 from tests.pipeline import Pipeline
 
 KEY = EntityKey(EntityType.PATIENT, "P-1")
