@@ -1,8 +1,5 @@
 """Crash between any two steps and start again: the invariants hold in the end, whatever was killed."""
 
-The planted bugs prove that the checker would see a real one.
-"""
-
 from __future__ import annotations
 
 import dataclasses
