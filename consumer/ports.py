@@ -30,8 +30,8 @@ class RefusedError(Exception):
         super().__init__(message)
 
 
-class RaceError(Exception):
-    """Another member did the same at the same moment; the transaction is rolled back and may be repeated.
+class RaceError(TransientError):
+    """Another writer was in the way at the same moment; the transaction is rolled back and may be repeated at once.
 
     failure tells what it is instead if the repetition meets the same again; None if it cannot be anything else.
     """

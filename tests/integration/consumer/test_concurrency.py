@@ -7,7 +7,7 @@ import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -274,16 +274,30 @@ def test_a_child_that_commits_after_its_parent_looked_for_children_releases_itse
     assert_released(group, parent, child)
 
 
-def test_a_parent_that_commits_after_its_child_looked_for_it_releases_the_child(group: Group) -> None:
+def test_a_parent_that_is_written_after_its_child_looked_for_it_releases_the_child(group: Group) -> None:
     """The child's member could not see it yet."""
     parent, child = family()
-    gate = group.members[0].before_commit = Gate()
+    gate = group.members[0].after_lock = Gate()
     applied = group.settle(0, parent)
     gate.await_member()
     assert ["Waiting"] == words(answer(group.settle(1, child)))
     gate.open.set()
 
     assert ["Applied", "Applied"] == words(answer(applied))
+    assert_released(group, parent, child)
+
+
+def test_a_child_whose_parent_is_written_and_not_committed_waits_for_the_commit(group: Group) -> None:
+    """And is applied at the first try."""
+    parent, child = family()
+    gate = group.members[0].before_commit = Gate()
+    applied = group.settle(0, parent)
+    gate.await_member()
+    following = group.settle(1, child)
+    group.await_lock_wait()
+    gate.open.set()
+
+    assert (["Applied"], ["Applied"]) == (words(answer(applied)), words(answer(following)))
     assert_released(group, parent, child)
 
 
@@ -333,12 +347,32 @@ def test_an_order_does_not_lose_its_visit_to_a_delete_in_another_member(group: G
     ordered = group.settle(0, order)
     gate.await_member()
     deleted = group.settle(1, event(visit, Operation.DELETE, seq=3_000_000))
-    wait([deleted], timeout=1)
+    group.await_lock_wait()
     gate.open.set()
     answer(ordered)
     answer(deleted)
 
     assert group.site.mapped(visit)["local_id"] is not None
+
+
+def test_members_that_write_each_others_parents_and_children_come_through(group: Group) -> None:
+    """Each holds a visit of its own and needs the other's: the database ends the deadlock, and the loser goes again."""
+    patient = clinic.patient()
+    visits = [clinic.encounter(patient["patient_id"]) for _ in group.members]
+    group.site.put(patient, *visits)
+    gates = [Gate(), Gate()]
+    futures = []
+    for number, gate in enumerate(gates):
+        group.members[number].after_lock = gate
+        order = clinic.order(patient["patient_id"], encounter_id=visits[1 - number]["encounter_id"])
+        updated = event({**visits[number], "reason": "cough"}, Operation.UPDATE, seq=4_000_000 + number)
+        futures.append(group.settle(number, updated, event(order)))
+    for gate in gates:
+        gate.await_member()
+    for gate in gates:
+        gate.open.set()
+
+    assert [["Applied"] * 2] * 2 == [words(answer(future)) for future in futures]
 
 
 @pytest.fixture

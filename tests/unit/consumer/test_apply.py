@@ -330,6 +330,17 @@ def test_a_race_that_is_over_at_the_second_look_is_no_failure(world: World) -> N
     assert [Applied()] == world.apply(event(clinic.patient()))
 
 
+def test_a_race_while_a_failure_is_recorded_is_a_transient_error(world: World) -> None:
+    """The callers know no other; the same call may be repeated."""
+    guilty = event(clinic.patient())
+    world.openemr.refused.add(guilty.key)
+    world.faults.plan("target.record", RaceError("deadlock"))
+
+    with pytest.raises(TransientError):
+        world.apply(guilty)
+    assert [Failed(ErrorClass.REFUSED, "patient: is out of range")] == world.apply(guilty)
+
+
 def test_a_transient_error_decides_nothing(world: World) -> None:
     """The same call may be repeated."""
     created = event(clinic.patient())

@@ -118,7 +118,7 @@ def test_any_sequence_ends_in_the_newest_valid_state(steps: list[Action]) -> Non
             case ("rebalance",):
                 world.broker.rebalance()
             case ("fault", name, race):
-                raced = race and name in {"target.write", "target.record"}
+                raced = race and name.startswith("target.")
                 world.faults.plan(name, RaceError("lost") if raced else TransientError("away"))
         assert [] == violations_at_any_time(world.snapshot())
 

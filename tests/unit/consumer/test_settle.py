@@ -10,7 +10,7 @@ from connectors.events import Event
 from connectors.outbox import Operation
 from consumer import settle
 from consumer.outcome import Applied, Duplicate, ErrorClass, Failed, Stale, Waiting
-from consumer.ports import Settlement, TransientError
+from consumer.ports import RaceError, Settlement, TransientError
 from consumer.settle import newest, release_parked, report_overdue, settle_events
 from tests import clinic
 from tests.made_events import NOON, event
@@ -172,6 +172,21 @@ def test_a_released_event_stays_in_the_room_until_its_row_is_marked(world: Pipel
     release_parked(world.target, world.marker, None, clock=world.clock)
 
     assert [("done", "duplicate")] == world.state(child)
+    assert {} == world.openemr.waiting
+
+
+def test_a_lock_that_is_lost_while_an_event_leaves_the_room_is_a_transient_error(world: Pipeline) -> None:
+    """Two members may forget the same events; the next round does it."""
+    patient = clinic.patient()
+    child = event(clinic.encounter(patient["patient_id"]))
+    settled(world, child)
+    world.faults.plan("target.forget", RaceError("deadlock"))
+    with pytest.raises(TransientError):
+        settled(world, event(patient))
+
+    release_parked(world.target, world.marker, None, clock=world.clock)
+
+    assert [("done", "applied")] == world.state(child)
     assert {} == world.openemr.waiting
 
 
