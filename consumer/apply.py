@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from connectors.events import EntityKey, Event
-from connectors.outbox import EntityType, Operation, TargetSystem
-from connectors.payloads import MODELS, PayloadError, read_payload
-from consumer.outcome import Applied, Duplicate, ErrorClass, Failed, Outcome, Stale, Waiting
+from connectors.outbox import EntityType, TargetSystem
+from consumer.outcome import Applied, Duplicate, Failed, Outcome, Stale, Waiting
 from consumer.ports import (
     Change,
     Draft,
@@ -24,20 +23,13 @@ from consumer.ports import (
     TargetTransaction,
     TransientError,
 )
+from consumer.prepare import Prepared, prepare
 
 RACES_MAX: Final = 5
 """Repetitions after races lost to another member; each loser sees the winner's rows at the next try."""
 
 # Parents before children.
 _RANK: Final[Mapping[EntityType, int]] = {EntityType.PATIENT: 0, EntityType.ENCOUNTER: 1, EntityType.ORDER: 2}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Prepared:
-    """An event with its checked columns (None for a delete), or why it has none."""
-
-    event: Event
-    draft: Draft | Failed | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,41 +58,21 @@ def apply_events(
     Raises:
         TransientError: nothing more was decided; what was committed before is settled as duplicate next time.
     """
-    prepared = sorted((_prepare(target, event) for event in events), key=_order)
+    prepared = sorted((prepare(target, event) for event in events), key=_order)
     outcomes: dict[int, Outcome] = {}
     _apply_or_split(target, list(enumerate(prepared)), positions, outcomes)
     settled_at = clock()
     return [Settlement(one.event, outcomes[index], settled_at) for index, one in enumerate(prepared)]
 
 
-def _order(one: _Prepared) -> tuple[int, str, int]:
+def _order(one: Prepared) -> tuple[int, str, int]:
     key = one.event.key
     return _RANK[key.entity_type], key.entity_id, one.event.seq
 
 
-def _prepare(target: Target, event: Event) -> _Prepared:
-    if event.operation is Operation.DELETE:
-        return _Prepared(event, None)
-    if (event.key.entity_type, event.payload_version) not in MODELS:
-        message = f"payload_version: {event.payload_version} of {event.key.entity_type} is not known to this consumer"
-        return _Prepared(event, Failed(ErrorClass.UNKNOWN_VERSION, message))
-    try:
-        payload = read_payload(event.key.entity_type, event.payload_version, event.payload)
-    except PayloadError as error:
-        return _Prepared(event, Failed(ErrorClass.INVALID_PAYLOAD, str(error)))
-    if payload.entity_id != event.key.entity_id:
-        message = f"{_id_field(event.key.entity_type)}: differs from the row's entity_id"
-        return _Prepared(event, Failed(ErrorClass.INVALID_PAYLOAD, message))
-    return _Prepared(event, target.draft(event, payload))
-
-
-def _id_field(entity_type: EntityType) -> str:
-    return f"{entity_type}_id"
-
-
 def _apply_or_split(
     target: Target,
-    batch: Sequence[tuple[int, _Prepared]],
+    batch: Sequence[tuple[int, Prepared]],
     positions: Sequence[StreamPosition],
     outcomes: dict[int, Outcome],
 ) -> None:
@@ -120,7 +92,7 @@ def _apply_or_split(
 
 
 def _apply_with_races(
-    target: Target, batch: Sequence[tuple[int, _Prepared]], positions: Sequence[StreamPosition]
+    target: Target, batch: Sequence[tuple[int, Prepared]], positions: Sequence[StreamPosition]
 ) -> Mapping[int, Outcome]:
     met: Failed | None = None
     for _ in range(RACES_MAX):
@@ -140,7 +112,7 @@ def _apply_with_races(
 
 def _record(
     transaction: TargetTransaction,
-    batch: Sequence[tuple[int, _Prepared]],
+    batch: Sequence[tuple[int, Prepared]],
     outcomes: Mapping[int, Outcome],
     positions: Sequence[StreamPosition],
 ) -> None:
@@ -157,13 +129,13 @@ def _record(
         transaction.park(waiting)
 
 
-def _apply_in(transaction: TargetTransaction, batch: Sequence[tuple[int, _Prepared]]) -> dict[int, Outcome]:
+def _apply_in(transaction: TargetTransaction, batch: Sequence[tuple[int, Prepared]]) -> dict[int, Outcome]:
     outcomes: dict[int, Outcome] = {}
     mapped = transaction.lock(list(dict.fromkeys(one.event.key for _, one in batch)))
     # A settled event left its entity at its own seq or beyond: only of these does the ledger have to be asked.
     behind = [one.event.outbox_id for _, one in batch if _is_behind(one.event, mapped)]
     known = transaction.settled(behind) if behind else frozenset[uuid.UUID]()
-    fresh: dict[uuid.UUID, tuple[int, _Prepared]] = {}
+    fresh: dict[uuid.UUID, tuple[int, Prepared]] = {}
     copies: dict[int, int] = {}
     for index, one in batch:
         if one.event.outbox_id in known:
@@ -188,7 +160,7 @@ def _is_behind(event: Event, mapped: Mapping[EntityKey, Mapped]) -> bool:
 
 
 def _candidates(
-    fresh: Sequence[tuple[int, _Prepared]], mapped: Mapping[EntityKey, Mapped], outcomes: dict[int, Outcome]
+    fresh: Sequence[tuple[int, Prepared]], mapped: Mapping[EntityKey, Mapped], outcomes: dict[int, Outcome]
 ) -> _Candidates:
     """Settle what is stale or cannot be read, and group the rest by entity, each in seq order."""
     candidates: dict[EntityKey, list[_Step]] = {}

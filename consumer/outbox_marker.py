@@ -146,21 +146,40 @@ def _business_tables(connection: sa.Connection) -> frozenset[str]:
 
 
 def _mark_synced(connection: sa.Connection, settlements: Sequence[Settlement], present: frozenset[str]) -> None:
-    """Tell the business rows when OpenEMR got them; a stale event told nothing new."""
-    synced: dict[EntityType, dict[str, dt.datetime]] = {}
+    """Tell the business rows when OpenEMR got them; a stale event told nothing new.
+
+    A duplicate may be the repetition of what a killed process applied and did not mark: it counts for a business row
+    that was last synced before that event was made.
+    """
+    applied: dict[tuple[EntityType, dt.datetime], set[str]] = {}
+    repeated: dict[tuple[EntityType, dt.datetime], set[str]] = {}
     for one in settlements:
-        if isinstance(one.outcome, Applied):
-            synced.setdefault(one.event.key.entity_type, {})[one.event.key.entity_id] = one.settled_at
-    for entity_type, times in synced.items():
-        table = LAST_SYNCED[entity_type]
-        if table.name not in present:
-            continue
-        key, last_synced_at = table.c[0], table.c.last_synced_at
-        for at in sorted(set(times.values())):
-            ids = sorted(entity_id for entity_id, when in times.items() if when == at)
-            for start in range(0, len(ids), ROWS_MAX):
-                where = key.in_(ids[start : start + ROWS_MAX]), sa.or_(last_synced_at.is_(None), last_synced_at < at)
-                connection.execute(sa.update(table).where(*where).values(last_synced_at=at))
+        if isinstance(one.outcome, Applied | Duplicate):
+            found = applied if isinstance(one.outcome, Applied) else repeated
+            found.setdefault((one.event.key.entity_type, one.settled_at), set()).add(one.event.key.entity_id)
+    events = [one.event.outbox_id for one in settlements if isinstance(one.outcome, Duplicate)]
+    for (entity_type, at), ids in applied.items():
+        if LAST_SYNCED[entity_type].name in present:
+            _set_synced(connection, LAST_SYNCED[entity_type], sorted(ids), at, before=sa.literal(at))
+    for (entity_type, at), ids in repeated.items():
+        made = _OUTBOX.entity_type == entity_type.value, _OUTBOX.entity_id == LAST_SYNCED[entity_type].c[0]
+        newest = sa.select(sa.func.max(_OUTBOX.created_at)).where(*made, _OUTBOX.outbox_id.in_(events))
+        if LAST_SYNCED[entity_type].name in present:
+            _set_synced(connection, LAST_SYNCED[entity_type], sorted(ids), at, before=newest.scalar_subquery())
+
+
+def _set_synced(
+    connection: sa.Connection,
+    table: sa.TableClause,
+    ids: Sequence[str],
+    at: dt.datetime,
+    *,
+    before: sa.ColumnElement[dt.datetime],
+) -> None:
+    key, last_synced_at = table.c[0], table.c.last_synced_at
+    for start in range(0, len(ids), ROWS_MAX):
+        where = key.in_(ids[start : start + ROWS_MAX]), sa.or_(last_synced_at.is_(None), last_synced_at < before)
+        connection.execute(sa.update(table).where(*where).values(last_synced_at=at))
 
 
 @contextmanager

@@ -99,6 +99,7 @@ class RealSystem:
                 "operation": one.operation.value,
                 "target_system": one.target_system.value,
                 "payload": one.payload.decode(),
+                "created_at": one.created_at,
             }
             connection.execute(sa.insert(sync_outbox), columns)
             if one.key.entity_type is EntityType.PATIENT:
@@ -280,12 +281,25 @@ def test_an_event_that_failed_and_was_applied_shows_no_error(system: System) -> 
 
 
 def test_an_applied_event_marks_its_business_row(system: System) -> None:
-    """Others do not."""
+    """And a duplicate does, when nothing had; others do not."""
     events = written(system, 5)
     outcomes: Sequence[Outcome] = (Applied(), Duplicate(), Stale(), FAILED, Waiting(PARENT))
     system.marker.mark([Settlement(one, outcome, NOON) for one, outcome in zip(events, outcomes, strict=True)])
 
-    assert [NOON, None, None, None, None] == [system.synced(one) for one in events]
+    assert [NOON, NOON, None, None, None] == [system.synced(one) for one in events]
+
+
+def test_a_duplicate_marks_a_business_row_that_was_synced_before_the_event_was_made_and_no_other(
+    system: System,
+) -> None:
+    """A killed process had applied it and not marked; a replay of what was marked tells nothing new."""
+    [one] = written(system)
+    long_before, long_after = one.created_at - dt.timedelta(days=1), one.created_at + dt.timedelta(days=1)
+    mark(system, one, Applied(), long_before)
+    mark(system, one, Duplicate(), long_after)
+    mark(system, one, Duplicate(), long_after + dt.timedelta(days=1))
+
+    assert long_after == system.synced(one)
 
 
 def test_the_business_row_keeps_the_newest_time(system: System) -> None:

@@ -52,10 +52,14 @@ class FakeMarker:
             row = self._source.outbox.get(settlement.event.outbox_id)
             if row is not None and row.status != "done":
                 _mark(row, settlement)
+            key = settlement.event.key
             if isinstance(settlement.outcome, Applied):
-                key = settlement.event.key
                 before = self._source.last_synced_at.get(key, settlement.settled_at)
                 self._source.last_synced_at[key] = max(before, settlement.settled_at)
+            elif isinstance(settlement.outcome, Duplicate):
+                synced = self._source.last_synced_at.get(key)
+                if synced is None or synced < settlement.event.created_at:
+                    self._source.last_synced_at[key] = settlement.settled_at
         self._faults.at("marker.marked")
 
 

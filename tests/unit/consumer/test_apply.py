@@ -8,9 +8,10 @@ import pytest
 
 from connectors.events import EntityKey, Event
 from connectors.outbox import EntityType, Operation
+from connectors.payloads import AnyPayload
 from consumer.apply import RACES_MAX, apply_events
 from consumer.outcome import Applied, Duplicate, ErrorClass, Failed, Outcome, Stale, Waiting
-from consumer.ports import RaceError, StreamPosition, TransientError
+from consumer.ports import Draft, RaceError, StreamPosition, TransientError
 from tests import clinic
 from tests.fakes import Clock, FakeOpenEmr, FakeTarget, Faults, digest
 from tests.made_events import event, key_of
@@ -384,3 +385,23 @@ def test_a_delete_needs_no_readable_payload(world: World) -> None:
 
     assert [Applied()] == world.apply(event(b"no JSON", DELETE, key=created.key, payload_version=9))
     assert not world.openemr.mapped[created.key].alive
+
+
+def test_a_fault_of_ours_fails_its_event_and_holds_up_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names the place, not what was in hand there."""
+    broken, sound = event(clinic.patient()), event(clinic.patient())
+    draft = world.target.draft
+
+    def faulty(one: Event, payload: AnyPayload) -> Draft | Failed:
+        if one is broken:
+            raise KeyError(clinic.FAMILY_NAME)
+        return draft(one, payload)
+
+    monkeypatch.setattr(world.target, "draft", faulty)
+    failed, applied = world.apply(broken, sound)
+
+    assert isinstance(failed, Failed)
+    assert ErrorClass.INTERNAL is failed.error_class
+    assert "a fault of emrsync: KeyError in test_apply.py line " in failed.message
+    assert clinic.FAMILY_NAME not in failed.message
+    assert Applied() == applied
