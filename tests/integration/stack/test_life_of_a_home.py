@@ -159,7 +159,9 @@ def test_servers_never_run_as_root_also_where_they_cannot_reach_the_home(tmp_pat
 
 def test_an_interrupted_up_leaves_nothing_running(stack: Stack) -> None:
     """Ctrl-C while PostgreSQL is being made."""
-    argv = [sys.executable, "-m", "stack", "up", "--home", str(stack.layout.home), "--service", "postgresql"]
+    # A shell that starts this run in the background has it ignore SIGINT, which its children inherit.
+    heeding = ["env", "--default-signal=INT"]
+    argv = [*heeding, sys.executable, "-m", "stack", "up", "--home", str(stack.layout.home), "--service", "postgresql"]
     with subprocess.Popen(argv, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as command:
         assert command.stderr is not None
         while "starting postgresql" not in (line := command.stderr.readline()):
