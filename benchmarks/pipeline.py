@@ -131,7 +131,7 @@ def _drain(chain: Chain, rows: Iterator[Row]) -> Drain:
     wait_for(lambda: chain.records() >= before + count, chain.records)
     with consumer(chain) as member:
         started = time.monotonic()
-        wait_for(lambda: chain.unread() == 0, chain.unread)
+        wait_for(lambda: chain.committed() >= before + count, chain.committed)
         seconds = time.monotonic() - started
         memory = [value for value in member.memory_mib if value > 0]
     if set(chain.statuses()) != {"done"}:

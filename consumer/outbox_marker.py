@@ -7,9 +7,10 @@ import random
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final, assert_never
+from typing import Any, Final, assert_never
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from connectors.outbox import ERROR_MESSAGE_CHARACTERS_MAX, LAST_SYNCED, EntityType, Status, sync_outbox
 from consumer.outcome import Applied, Duplicate, ErrorClass, Failed, Outcome, Stale, Waiting
@@ -122,8 +123,16 @@ def _update(connection: sa.Connection, ids: Sequence[uuid.UUID], values: Mapping
     """Set columns of rows that are not done: a late or repeated mark never takes back what was reached."""
     for start in range(0, len(ids), ROWS_MAX):
         chunk = sorted(ids[start : start + ROWS_MAX])
-        where = _OUTBOX.outbox_id.in_(chunk), _OUTBOX.status != Status.DONE.value
+        where = _one_of(connection, _OUTBOX.outbox_id, chunk), _OUTBOX.status != Status.DONE.value
         connection.execute(sa.update(sync_outbox).where(*where).values(dict(values)))
+
+
+def _one_of(connection: sa.Connection, column: sa.ColumnElement[Any], values: Sequence[Any]) -> sa.ColumnElement[bool]:
+    """Compare with a list of values: as one array on PostgreSQL, where 500 parameters cost more than the update."""
+    if connection.dialect.name != "postgresql":
+        return column.in_(values)
+    kind = postgresql.UUID(as_uuid=True) if isinstance(values[0], uuid.UUID) else sa.Text()
+    return column == sa.any_(sa.bindparam(None, list(values), type_=postgresql.ARRAY(kind)))
 
 
 def _attempts(connection: sa.Connection, ids: Sequence[uuid.UUID]) -> Mapping[uuid.UUID, int]:
@@ -178,7 +187,8 @@ def _set_synced(
 ) -> None:
     key, last_synced_at = table.c[0], table.c.last_synced_at
     for start in range(0, len(ids), ROWS_MAX):
-        where = key.in_(ids[start : start + ROWS_MAX]), sa.or_(last_synced_at.is_(None), last_synced_at < before)
+        chosen = _one_of(connection, key, ids[start : start + ROWS_MAX])
+        where = chosen, sa.or_(last_synced_at.is_(None), last_synced_at < before)
         connection.execute(sa.update(table).where(*where).values(last_synced_at=at))
 
 
