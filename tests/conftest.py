@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping
 
 import pytest
 
 from tests.chain import running_chain
+
+
+def pytest_configure() -> None:
+    """Let SIGTERM end a run as Ctrl-C does: its fixtures stop the servers they have started."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
