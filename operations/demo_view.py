@@ -18,6 +18,7 @@ from operations.demo_outbox import Timing
 from operations.demo_result import DemoResult, KindResult
 
 _LINE_EVERY_S: Final = 2.0
+_WIDTH_ELSEWHERE: Final = 110
 
 
 class Screen:
@@ -57,6 +58,8 @@ class Screen:
 def print_result(result: DemoResult) -> None:
     """Print what arrived, how long it took, and what did not arrive."""
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH_ELSEWHERE)
     console.print(_arrived(result.kinds))
     console.print(_times(result))
     console.print(
