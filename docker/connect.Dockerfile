@@ -7,13 +7,10 @@ COPY stack/debezium/pom.xml debezium.xml
 RUN sed -nE 's/^([a-z0-9-]+) = "(.+)"$/-D\1.version=\2/p' versions.toml > versions.args
 RUN mvn --batch-mode --quiet --file kafka.xml $(cat versions.args) \
       dependency:copy-dependencies -DoutputDirectory=/opt/kafka
-RUN for connector in postgres mysql mariadb; do \
-      mvn --batch-mode --quiet --file debezium.xml $(cat versions.args) -Dconnector=$connector \
-        dependency:copy-dependencies -DoutputDirectory=/build/$connector \
-      && mkdir -p /opt/plugins/$connector \
-      && tar --extract --gzip --file /build/$connector/*.tar.gz --directory /opt/plugins/$connector \
-      || exit 1; \
-    done
+COPY docker/fetch-plugin /usr/local/bin/fetch-plugin
+RUN sh /usr/local/bin/fetch-plugin postgres && sh /usr/local/bin/fetch-plugin mysql
+# Not every registry serves it, and the default source, PostgreSQL, does without.
+RUN sh /usr/local/bin/fetch-plugin mariadb || echo "going on without the MariaDB plugin"
 
 FROM eclipse-temurin:17-jre
 RUN useradd --system --no-create-home connect

