@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import random
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,16 @@ from consumer.retry import RetryPolicy
 ROWS_MAX: Final = 500
 """Rows of one UPDATE."""
 
+VISIBLE_WAIT_S: Final = 5.0
+"""How long a mark waits for a row whose event came before its commit was visible; mostly milliseconds."""
+
+VISIBLE_POLL_S: Final = 0.01
+
+YOUNG: Final = dt.timedelta(hours=1)
+"""An event younger than this has a row that nobody removes yet."""
+
+IDS_TOLD_MAX: Final = 5
+
 _OUTBOX: Final = sync_outbox.c
 
 
@@ -33,26 +44,45 @@ class SqlOutboxMarker:
         self._synced: frozenset[str] | None = None
 
     def mark(self, settlements: Sequence[Settlement]) -> None:
-        """See ports.OutboxMarker."""
+        """See ports.OutboxMarker.
+
+        PostgreSQL streams a commit before it makes it visible to others, so an event may be applied while its row
+        cannot be seen yet: the mark waits for it. A row that stays away is one that was removed when its event is
+        old; a young one's commit still hangs, for instance on a synchronous standby, and its offset must not move.
+        """
+        unmarked = settlements
+        deadline_s = time.monotonic() + VISIBLE_WAIT_S
+        while unmarked := self._mark_visible(unmarked):
+            if time.monotonic() > deadline_s:
+                _give_up(unmarked)
+                return
+            time.sleep(VISIBLE_POLL_S)
+
+    def _mark_visible(self, settlements: Sequence[Settlement]) -> Sequence[Settlement]:
+        """Mark the rows that can be seen; return the settlements of young events whose rows cannot."""
         if not settlements:
-            return
+            return ()
         with _translated(), self._engine.begin() as connection:
+            matched = 0
             for (outcome, settled_at), ids in _done_by_outcome(settlements).items():
                 values = {"status": Status.DONE.value, "outcome": outcome, "processed_at": settled_at}
-                _update(
+                matched += _update(
                     connection, ids, {**values, "error_class": None, "error_message": None, "next_attempt_at": None}
                 )
             for settlement in settlements:
                 if isinstance(settlement.outcome, Waiting):
-                    _update(connection, [settlement.event.outbox_id], _waiting(settlement.outcome))
+                    matched += _update(connection, [settlement.event.outbox_id], _waiting(settlement.outcome))
             failed = [one for one in settlements if isinstance(one.outcome, Failed)]
             if failed:
-                self._mark_failed(connection, failed)
+                matched += self._mark_failed(connection, failed)
             if self._synced is None:
                 self._synced = _business_tables(connection)
             _mark_synced(connection, settlements, self._synced)
+            # What was done before does not match either; only then it has to be looked at which rows are there.
+            return () if matched == len(settlements) else _unseen(connection, settlements)
 
-    def _mark_failed(self, connection: sa.Connection, settlements: Sequence[Settlement]) -> None:
+    def _mark_failed(self, connection: sa.Connection, settlements: Sequence[Settlement]) -> int:
+        matched = 0
         attempts = _attempts(connection, [one.event.outbox_id for one in settlements])
         for one in settlements:
             assert isinstance(one.outcome, Failed)  # noqa: S101 - the caller's choice
@@ -67,7 +97,8 @@ class SqlOutboxMarker:
                     now=one.settled_at, attempts=attempt, jitter=self._jitter()
                 ),
             }
-            _update(connection, [one.event.outbox_id], values)
+            matched += _update(connection, [one.event.outbox_id], values)
+        return matched
 
 
 def create_engine(url: str) -> sa.Engine:
@@ -119,12 +150,33 @@ def _waiting(outcome: Waiting) -> Mapping[str, object]:
     }
 
 
-def _update(connection: sa.Connection, ids: Sequence[uuid.UUID], values: Mapping[str, object]) -> None:
-    """Set columns of rows that are not done: a late or repeated mark never takes back what was reached."""
+def _update(connection: sa.Connection, ids: Sequence[uuid.UUID], values: Mapping[str, object]) -> int:
+    """Set columns of rows that are not done, and count them: a late mark never takes back what was reached."""
+    matched = 0
     for start in range(0, len(ids), ROWS_MAX):
         chunk = sorted(ids[start : start + ROWS_MAX])
         where = _one_of(connection, _OUTBOX.outbox_id, chunk), _OUTBOX.status != Status.DONE.value
-        connection.execute(sa.update(sync_outbox).where(*where).values(dict(values)))
+        matched += connection.execute(sa.update(sync_outbox).where(*where).values(dict(values))).rowcount
+    return matched
+
+
+def _unseen(connection: sa.Connection, settlements: Sequence[Settlement]) -> Sequence[Settlement]:
+    young_since = dt.datetime.now(dt.UTC) - YOUNG
+    young = [one for one in settlements if one.event.created_at > young_since]
+    seen: set[uuid.UUID] = set()
+    for start in range(0, len(young), ROWS_MAX):
+        ids = [one.event.outbox_id for one in young[start : start + ROWS_MAX]]
+        seen |= set(connection.scalars(sa.select(_OUTBOX.outbox_id).where(_one_of(connection, _OUTBOX.outbox_id, ids))))
+    return [one for one in young if one.event.outbox_id not in seen]
+
+
+def _give_up(settlements: Sequence[Settlement]) -> None:
+    ids = ", ".join(str(one.event.outbox_id) for one in settlements[:IDS_TOLD_MAX])
+    message = (
+        f"{len(settlements)} outbox rows cannot be seen after {VISIBLE_WAIT_S:.0f} s, though their events came "
+        f"({ids}): their commit still hangs, or they were deleted; nothing is lost, and rows older than {YOUNG} are passed over"
+    )
+    raise TransientError(message)
 
 
 def _one_of(connection: sa.Connection, column: sa.ColumnElement[Any], values: Sequence[Any]) -> sa.ColumnElement[bool]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
+import threading
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -18,6 +20,7 @@ from connectors import accounts
 from connectors.accounts import Login, SourceAccounts
 from connectors.events import EntityKey, Event
 from connectors.outbox import EntityType, sync_outbox
+from consumer import outbox_marker
 from consumer.outbox_marker import SqlOutboxMarker, create_engine
 from consumer.outcome import Applied, Duplicate, ErrorClass, Failed, Outcome, Stale, Waiting
 from consumer.ports import OutboxMarker, Settlement, TransientError
@@ -92,21 +95,27 @@ class RealSystem:
     def write(self, one: Event) -> None:
         """Insert the outbox row, and a patient's business row."""
         with self._engine.begin() as connection:
-            columns = {
-                "outbox_id": one.outbox_id,
-                "entity_type": one.key.entity_type.value,
-                "entity_id": one.key.entity_id,
-                "operation": one.operation.value,
-                "target_system": one.target_system.value,
-                "payload": one.payload.decode(),
-                "created_at": one.created_at,
-            }
-            connection.execute(sa.insert(sync_outbox), columns)
+            connection.execute(sa.insert(sync_outbox), _columns(one))
             if one.key.entity_type is EntityType.PATIENT:
                 patient = {"patient_id": one.key.entity_id, "birth_date": NOON.date(), "state": "{}"}
                 names = dict.fromkeys(("family_name", "given_name"), "x")
                 times = dict.fromkeys(("created_at", "updated_at"), NOON)
                 connection.execute(sa.insert(patient_cache), {**patient, **names, **times})
+
+    def write_slowly(self, one: Event, seconds: float) -> threading.Thread:
+        """Insert the outbox row, and commit it only after a while; PostgreSQL's log shows a commit before a query."""
+        begun = threading.Event()
+
+        def insert() -> None:
+            with self._engine.begin() as connection:
+                connection.execute(sa.insert(sync_outbox), _columns(one))
+                begun.set()
+                time.sleep(seconds)
+
+        writer = threading.Thread(target=insert)
+        writer.start()
+        assert begun.wait(10)
+        return writer
 
     def row(self, one: Event) -> Columns:
         """Give the outcome columns, instants with their zone."""
@@ -128,6 +137,18 @@ class RealSystem:
         """Give a marker whose source is away."""
         url = sa.make_url(self._marker_url).set(port=1)
         return self._marker(url.render_as_string(hide_password=False))
+
+
+def _columns(one: Event) -> Columns:
+    return {
+        "outbox_id": one.outbox_id,
+        "entity_type": one.key.entity_type.value,
+        "entity_id": one.key.entity_id,
+        "operation": one.operation.value,
+        "target_system": one.target_system.value,
+        "payload": one.payload.decode(),
+        "created_at": one.created_at,
+    }
 
 
 def _utc(value: Any) -> Any:
@@ -349,3 +370,41 @@ def test_a_source_without_business_tables_is_marked_all_the_same(server: str, re
         system.write(one)
 
         assert {**CLEAN, "outcome": "applied"} == mark(system, one, Applied())
+
+
+@pytest.fixture(params=["postgresql", "mariadb"])
+def real(request: pytest.FixtureRequest) -> Iterator[RealSystem]:
+    """Give each real source in turn."""
+    with contextlib.ExitStack() as held:
+        url, marker_url = request.getfixturevalue(request.param)
+        yield RealSystem(url, marker_url, held)
+
+
+@pytest.mark.parametrize(
+    "outcome", [Applied(), Duplicate(), FAILED, Waiting(PARENT)], ids=lambda one: type(one).__name__
+)
+def test_a_row_whose_commit_is_not_visible_yet_is_waited_for(real: RealSystem, outcome: Outcome) -> None:
+    """Its event was faster than the commit that made it; without the wait it would stay pending for ever."""
+    late = dataclasses.replace(event(clinic.patient()), created_at=dt.datetime.now(dt.UTC))
+    seen = dataclasses.replace(event(clinic.patient()), created_at=dt.datetime.now(dt.UTC))
+    real.write(seen)
+    writer = real.write_slowly(late, 0.5)
+
+    real.marker.mark([Settlement(one, outcome, NOON) for one in (seen, late)])
+    writer.join()
+
+    assert "pending" != real.row(late)["status"]
+    assert real.row(seen) == {**real.row(late), "next_attempt_at": real.row(seen)["next_attempt_at"]}
+
+
+def test_a_young_row_that_stays_away_holds_its_offset_and_an_old_one_does_not(
+    real: RealSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The young one's commit may still hang; the old one's row was removed."""
+    monkeypatch.setattr(outbox_marker, "VISIBLE_WAIT_S", 0.05)
+    old = event(clinic.patient())
+    young = dataclasses.replace(event(clinic.patient()), created_at=dt.datetime.now(dt.UTC))
+
+    real.marker.mark([Settlement(old, Applied(), NOON)])
+    with pytest.raises(TransientError, match=str(young.outbox_id)):
+        real.marker.mark([Settlement(young, Applied(), NOON)])
