@@ -174,7 +174,7 @@ def _give_up(settlements: Sequence[Settlement]) -> None:
     ids = ", ".join(str(one.event.outbox_id) for one in settlements[:IDS_TOLD_MAX])
     message = (
         f"{len(settlements)} outbox rows cannot be seen after {VISIBLE_WAIT_S:.0f} s, though their events came "
-        f"({ids}): their commit still hangs, or they were deleted; nothing is lost, and rows older than {YOUNG} are passed over"
+        f"({ids}): their commit hangs, or they were deleted; events older than {YOUNG} no longer wait for a row"
     )
     raise TransientError(message)
 
