@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, assert_never
+from typing import Any, Final, TypeVar, assert_never
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -30,6 +30,8 @@ YOUNG: Final = dt.timedelta(hours=1)
 """An event younger than this has a row that nobody removes yet."""
 
 IDS_TOLD_MAX: Final = 5
+
+_Key = TypeVar("_Key", uuid.UUID, str)
 
 _OUTBOX: Final = sync_outbox.c
 
@@ -54,8 +56,7 @@ class SqlOutboxMarker:
         deadline_s = time.monotonic() + VISIBLE_WAIT_S
         while unmarked := self._mark_visible(unmarked):
             if time.monotonic() > deadline_s:
-                _give_up(unmarked)
-                return
+                raise _unseen_error(unmarked)
             time.sleep(VISIBLE_POLL_S)
 
     def _mark_visible(self, settlements: Sequence[Settlement]) -> Sequence[Settlement]:
@@ -153,8 +154,7 @@ def _waiting(outcome: Waiting) -> Mapping[str, object]:
 def _update(connection: sa.Connection, ids: Sequence[uuid.UUID], values: Mapping[str, object]) -> int:
     """Set columns of rows that are not done, and count them: a late mark never takes back what was reached."""
     matched = 0
-    for start in range(0, len(ids), ROWS_MAX):
-        chunk = sorted(ids[start : start + ROWS_MAX])
+    for chunk in _chunks(ids):
         where = _one_of(connection, _OUTBOX.outbox_id, chunk), _OUTBOX.status != Status.DONE.value
         matched += connection.execute(sa.update(sync_outbox).where(*where).values(dict(values))).rowcount
     return matched
@@ -164,19 +164,18 @@ def _unseen(connection: sa.Connection, settlements: Sequence[Settlement]) -> Seq
     young_since = dt.datetime.now(dt.UTC) - YOUNG
     young = [one for one in settlements if one.event.created_at > young_since]
     seen: set[uuid.UUID] = set()
-    for start in range(0, len(young), ROWS_MAX):
-        ids = [one.event.outbox_id for one in young[start : start + ROWS_MAX]]
+    for ids in _chunks([one.event.outbox_id for one in young]):
         seen |= set(connection.scalars(sa.select(_OUTBOX.outbox_id).where(_one_of(connection, _OUTBOX.outbox_id, ids))))
     return [one for one in young if one.event.outbox_id not in seen]
 
 
-def _give_up(settlements: Sequence[Settlement]) -> None:
+def _unseen_error(settlements: Sequence[Settlement]) -> TransientError:
     ids = ", ".join(str(one.event.outbox_id) for one in settlements[:IDS_TOLD_MAX])
     message = (
         f"{len(settlements)} outbox rows cannot be seen after {VISIBLE_WAIT_S:.0f} s, though their events came "
         f"({ids}): their commit hangs, or they were deleted; events older than {YOUNG} no longer wait for a row"
     )
-    raise TransientError(message)
+    return TransientError(message)
 
 
 def _one_of(connection: sa.Connection, column: sa.ColumnElement[Any], values: Sequence[Any]) -> sa.ColumnElement[bool]:
@@ -189,11 +188,9 @@ def _one_of(connection: sa.Connection, column: sa.ColumnElement[Any], values: Se
 
 def _attempts(connection: sa.Connection, ids: Sequence[uuid.UUID]) -> Mapping[uuid.UUID, int]:
     found: dict[uuid.UUID, int] = {}
-    for start in range(0, len(ids), ROWS_MAX):
-        chunk = sorted(ids[start : start + ROWS_MAX])
-        rows = connection.execute(
-            sa.select(_OUTBOX.outbox_id, _OUTBOX.retry_count).where(_OUTBOX.outbox_id.in_(chunk)).with_for_update()
-        )
+    for chunk in _chunks(ids):
+        where = _one_of(connection, _OUTBOX.outbox_id, chunk)
+        rows = connection.execute(sa.select(_OUTBOX.outbox_id, _OUTBOX.retry_count).where(where).with_for_update())
         found |= {row.outbox_id: row.retry_count for row in rows}
     return found
 
@@ -212,36 +209,34 @@ def _mark_synced(connection: sa.Connection, settlements: Sequence[Settlement], p
     A duplicate may be the repetition of what a killed process applied and did not mark: it counts for a business row
     that was last synced before that event was made.
     """
-    applied: dict[tuple[EntityType, dt.datetime], set[str]] = {}
-    repeated: dict[tuple[EntityType, dt.datetime], set[str]] = {}
+    repeated = [one.event.outbox_id for one in settlements if isinstance(one.outcome, Duplicate)]
+    synced: dict[tuple[EntityType, dt.datetime, bool], set[str]] = {}
     for one in settlements:
-        if isinstance(one.outcome, Applied | Duplicate):
-            found = applied if isinstance(one.outcome, Applied) else repeated
-            found.setdefault((one.event.key.entity_type, one.settled_at), set()).add(one.event.key.entity_id)
-    events = [one.event.outbox_id for one in settlements if isinstance(one.outcome, Duplicate)]
-    for (entity_type, at), ids in applied.items():
-        if LAST_SYNCED[entity_type].name in present:
-            _set_synced(connection, LAST_SYNCED[entity_type], sorted(ids), at, before=sa.literal(at))
-    for (entity_type, at), ids in repeated.items():
-        made = _OUTBOX.entity_type == entity_type.value, _OUTBOX.entity_id == LAST_SYNCED[entity_type].c[0]
-        newest = sa.select(sa.func.max(_OUTBOX.created_at)).where(*made, _OUTBOX.outbox_id.in_(events))
-        if LAST_SYNCED[entity_type].name in present:
-            _set_synced(connection, LAST_SYNCED[entity_type], sorted(ids), at, before=newest.scalar_subquery())
+        if isinstance(one.outcome, Applied | Duplicate) and LAST_SYNCED[one.event.key.entity_type].name in present:
+            group = one.event.key.entity_type, one.settled_at, isinstance(one.outcome, Applied)
+            synced.setdefault(group, set()).add(one.event.key.entity_id)
+    for (entity_type, at, applied), ids in synced.items():
+        table = LAST_SYNCED[entity_type]
+        key, last_synced_at = table.c[0], table.c.last_synced_at
+        before = sa.literal(at) if applied else _newest_made(entity_type, key, repeated)
+        for chunk in _chunks(list(ids)):
+            where = _one_of(connection, key, chunk), sa.or_(last_synced_at.is_(None), last_synced_at < before)
+            connection.execute(sa.update(table).where(*where).values(last_synced_at=at))
 
 
-def _set_synced(
-    connection: sa.Connection,
-    table: sa.TableClause,
-    ids: Sequence[str],
-    at: dt.datetime,
-    *,
-    before: sa.ColumnElement[dt.datetime],
-) -> None:
-    key, last_synced_at = table.c[0], table.c.last_synced_at
-    for start in range(0, len(ids), ROWS_MAX):
-        chosen = _one_of(connection, key, ids[start : start + ROWS_MAX])
-        where = chosen, sa.or_(last_synced_at.is_(None), last_synced_at < before)
-        connection.execute(sa.update(table).where(*where).values(last_synced_at=at))
+def _newest_made(
+    entity_type: EntityType, key: sa.ColumnElement[Any], events: Sequence[uuid.UUID]
+) -> sa.ColumnElement[dt.datetime]:
+    """Ask when the newest of these events of a business row's entity was made."""
+    made = _OUTBOX.entity_type == entity_type.value, _OUTBOX.entity_id == key, _OUTBOX.outbox_id.in_(events)
+    return sa.select(sa.func.max(_OUTBOX.created_at)).where(*made).scalar_subquery()
+
+
+def _chunks(values: Sequence[_Key]) -> Iterator[Sequence[_Key]]:
+    """Cut into statements, sorted, so that members come to shared rows in much the same order."""
+    ordered = sorted(values)
+    for start in range(0, len(ordered), ROWS_MAX):
+        yield ordered[start : start + ROWS_MAX]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 
 from connectors.events import Event
-from connectors.outbox import EntityType, Operation
+from connectors.outbox import Operation
 from connectors.payloads import MODELS, PayloadError, read_payload
 from consumer.outcome import ErrorClass, Failed
 from consumer.ports import Draft, MisconfiguredError, Target, TransientError
@@ -37,7 +37,7 @@ def prepare(target: Target, event: Event) -> Prepared:
     except PayloadError as error:
         return Prepared(event, Failed(ErrorClass.INVALID_PAYLOAD, str(error)))
     if payload.entity_id != event.key.entity_id:
-        message = f"{_id_field(event.key.entity_type)}: differs from the row's entity_id"
+        message = f"{event.key.entity_type}_id: differs from the row's entity_id"
         return Prepared(event, Failed(ErrorClass.INVALID_PAYLOAD, message))
     try:
         return Prepared(event, target.draft(event, payload))
@@ -48,7 +48,3 @@ def prepare(target: Target, event: Event) -> Prepared:
         place = traceback.extract_tb(error.__traceback__)[-1]
         message = f"a fault of emrsync: {type(error).__name__} in {Path(place.filename).name} line {place.lineno}"
         return Prepared(event, Failed(ErrorClass.INTERNAL, message))
-
-
-def _id_field(entity_type: EntityType) -> str:
-    return f"{entity_type}_id"
