@@ -8,6 +8,7 @@ import datetime as dt
 import json
 import os
 import platform
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -17,7 +18,7 @@ from rich.table import Table
 
 from benchmarks.chain import Chain, running_chain
 from benchmarks.pipeline import Drain, Idle, Latency, drain_creates, drain_mix, measure_latency
-from benchmarks.target import apply_rate, median_rate, populate, raw_limit, scratch
+from benchmarks.target import apply_rate, populate, raw_limit, scratch
 from benchmarks.workload import Mix
 
 ROUNDS: Final = 3
@@ -100,7 +101,7 @@ def _target_rates(chain: Chain, sizes: Sizes) -> TargetRates:
             with scratch(admin_url) as place:
                 empty.append(apply_rate(place, sizes.target_rows, first_number=1))
             populated.append(apply_rate(full, sizes.target_rows, first_number=1 + turn * sizes.target_rows))
-    return TargetRates(median_rate(raw), median_rate(empty), median_rate(populated), sizes.population)
+    return TargetRates(statistics.median(raw), statistics.median(empty), statistics.median(populated), sizes.population)
 
 
 def _table(figures: Figures) -> Table:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import subprocess
-import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -18,11 +15,10 @@ import confluent_kafka
 import sqlalchemy as sa
 
 from connectors.topics import PARTITIONS, entity_topics
-from operations.config import OperationsSettings
-from operations.provision import Choices, provision
 from stack import Stack
+from tests.chain import scratch_stack
+from tests.e2e.members import member, wait_for
 
-OPENEMR_VERSION: Final = "8.2.0-dev"
 LIMIT_S: Final = 300.0
 PROBE_INTERVAL_S: Final = 0.2
 MEMORY_INTERVAL_S: Final = 0.25
@@ -79,16 +75,8 @@ class Chain:
 @contextlib.contextmanager
 def running_chain(report: Callable[[str], None]) -> Iterator[Chain]:
     """Start a stack of its own, provisioned, and leave nothing of it."""
-    with tempfile.TemporaryDirectory(prefix="emrsync-bench-") as folder:
-        stack = Stack(Path(folder) / "stack", report=report)
-        try:
-            stack.up()
-            variables = stack.env()
-            provision(OperationsSettings.of(variables), Choices(openemr_version=OPENEMR_VERSION), report=report)
-            with contextlib.closing(Chain(stack, variables)) as chain:
-                yield chain
-        finally:
-            stack.down(purge=True)
+    with scratch_stack(report) as stack, contextlib.closing(Chain(stack, stack.env())) as chain:
+        yield chain
 
 
 @dataclasses.dataclass(slots=True)
@@ -102,27 +90,19 @@ class Observed:
 @contextlib.contextmanager
 def consumer(chain: Chain) -> Iterator[Observed]:
     """Run one member until the block ends; it owns all partitions when the block begins."""
-    with tempfile.NamedTemporaryFile(prefix="emrsync-bench-", suffix=".log") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "operations", "consumer", "run"],
-            env={**os.environ, **chain.variables},
-            stdout=log,
-            stderr=log,
-        )
+    with (
+        tempfile.TemporaryDirectory(prefix="emrsync-bench-") as folder,
+        member(chain.variables, Path(folder) / "consumer.log") as running,
+    ):
         ended = threading.Event()
-        observed = Observed(process.pid)
+        observed = Observed(running.pid)
         sampler = threading.Thread(target=_sample, args=(observed, ended))
+        sampler.start()
         try:
-            path = Path(log.name)
-            wait_for(lambda: '"action": "assigned"' in path.read_text(), path.read_text)
-            sampler.start()
             yield observed
         finally:
             ended.set()
-            process.terminate()
-            process.wait(30)
-            if sampler.is_alive():
-                sampler.join()
+            sampler.join()
 
 
 def _sample(observed: Observed, ended: threading.Event) -> None:
@@ -144,14 +124,6 @@ def cpu_seconds(pid: int) -> float:
     return sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
 
 
-def wait_for(condition: Callable[[], bool], tell: Callable[[], object], limit_s: float = LIMIT_S) -> None:
-    """Wait until a condition holds.
-
-    Raises:
-        TimeoutError: it does not within the limit.
-    """
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {limit_s} s: {tell()}")
-        time.sleep(PROBE_INTERVAL_S)
+def await_chain(condition: Callable[[], bool], tell: Callable[[], object]) -> None:
+    """Wait until a condition holds, and look seldom: what looks takes processor time from what is measured."""
+    wait_for(condition, LIMIT_S, tell, interval_s=PROBE_INTERVAL_S)

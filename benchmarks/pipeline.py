@@ -10,7 +10,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from benchmarks.chain import Chain, consumer, cpu_seconds, wait_for
+from benchmarks.chain import Chain, await_chain, consumer, cpu_seconds
 from benchmarks.workload import Mix, Row, insert, outbox_row, patient
 from connectors.outbox import EntityType, Operation, sync_outbox
 
@@ -68,7 +68,7 @@ def measure_latency(chain: Chain, first_number: int) -> tuple[Latency, Idle]:
         idle = _idle(chain, member.pid)
         round_trip_ms = _round_trip_ms(chain)
         sent = _commit_steadily(chain, first_number)
-        wait_for(lambda: chain.statuses().get("pending", 0) == 0, chain.statuses)
+        await_chain(lambda: chain.statuses().get("pending", 0) == 0, chain.statuses)
     with chain.source.connect() as connection:
         rows = connection.execute(
             sa.select(sync_outbox.c.outbox_id, sync_outbox.c.processed_at).where(sync_outbox.c.outbox_id.in_(sent))
@@ -128,10 +128,10 @@ def drain_mix(chain: Chain, mix: Mix) -> Drain:
 def _drain(chain: Chain, rows: Iterator[Row]) -> Drain:
     before = chain.records()
     count = insert(chain.app, rows)
-    wait_for(lambda: chain.records() >= before + count, chain.records)
+    await_chain(lambda: chain.records() >= before + count, chain.records)
     with consumer(chain) as member:
         started = time.monotonic()
-        wait_for(lambda: chain.committed() >= before + count, chain.committed)
+        await_chain(lambda: chain.committed() >= before + count, chain.committed)
         seconds = time.monotonic() - started
         memory = [value for value in member.memory_mib if value > 0]
     if set(chain.statuses()) != {"done"}:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import datetime as dt
 import json
-import statistics
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,6 @@ from typing import Any, Final
 import pymysql
 import sqlalchemy as sa
 
-from benchmarks.chain import OPENEMR_VERSION
 from benchmarks.workload import patient
 from connectors.events import EntityKey, Event
 from connectors.outbox import EntityType, Operation, TargetSystem
@@ -24,6 +22,7 @@ from consumer.bootstrap import tune_memory
 from consumer.openemr import installation, ledger_schema, session
 from consumer.openemr.target import OpenEmrTarget
 from producer_app.outbox import new_outbox_id
+from tests.chain import OPENEMR_VERSION
 
 BATCH: Final = 500
 POPULATION_STEP: Final = 100_000
@@ -206,8 +205,3 @@ _POPULATE: Final = (
         "seq, 'create', 'openemr', 'applied', NOW(6) FROM {numbers}"
     ),
 )
-
-
-def median_rate(rates: Sequence[float]) -> float:
-    """Return the median of repeated measurements."""
-    return statistics.median(rates)

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -64,14 +64,20 @@ def docker_answers() -> bool:
 
 @contextlib.contextmanager
 def native_chain() -> Iterator[Mapping[str, str]]:
+    """Give the variables of a stack of our own."""
+    with scratch_stack(print) as stack:
+        yield stack.env()
+
+
+@contextlib.contextmanager
+def scratch_stack(report: Callable[[str], None]) -> Iterator[Stack]:
     """Start a stack in a folder of its own, provision it, and leave nothing of it."""
     with tempfile.TemporaryDirectory(prefix="emrsync-test-") as folder:
-        stack = Stack(Path(folder) / "stack", report=print)
+        stack = Stack(Path(folder) / "stack", report=report)
         try:
             stack.up()
-            variables = stack.env()
-            provision(OperationsSettings.of(variables), Choices(openemr_version=OPENEMR_VERSION), report=print)
-            yield variables
+            provision(OperationsSettings.of(stack.env()), Choices(openemr_version=OPENEMR_VERSION), report=report)
+            yield stack
         finally:
             stack.down(purge=True)
 

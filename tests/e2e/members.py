@@ -31,6 +31,11 @@ class Member:
             )
 
     @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         """What it has written so far."""
         return self._log.read_text(encoding="utf-8")
@@ -72,10 +77,16 @@ def member(environment: Mapping[str, str], log: Path) -> Iterator[Member]:
         started.close()
 
 
-def wait_for(condition: Callable[[], bool], limit_s: float, tell: Callable[[], object]) -> None:
+def wait_for(
+    condition: Callable[[], bool],
+    limit_s: float,
+    tell: Callable[[], object],
+    *,
+    interval_s: float = PROBE_INTERVAL_S,
+) -> None:
     """Wait until a condition holds; fail with what `tell` knows when it does not in time."""
     deadline = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {limit_s} s: {tell()}")
-        time.sleep(PROBE_INTERVAL_S)
+        time.sleep(interval_s)
