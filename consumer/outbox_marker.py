@@ -60,7 +60,7 @@ class SqlOutboxMarker:
             time.sleep(VISIBLE_POLL_S)
 
     def _mark_visible(self, settlements: Sequence[Settlement]) -> Sequence[Settlement]:
-        """Mark the rows that can be seen; return the settlements of young events whose rows cannot."""
+        """Mark the rows that can be seen; return the settlements that are still to be marked."""
         if not settlements:
             return ()
         with _translated(), self._engine.begin() as connection:
@@ -161,12 +161,17 @@ def _update(connection: sa.Connection, ids: Sequence[uuid.UUID], values: Mapping
 
 
 def _unseen(connection: sa.Connection, settlements: Sequence[Settlement]) -> Sequence[Settlement]:
+    """Return what is still unmarked: rows that came into sight after the update, and young ones not in sight yet."""
+    status_by_id: dict[uuid.UUID, str] = {}
+    for ids in _chunks([one.event.outbox_id for one in settlements]):
+        where = _one_of(connection, _OUTBOX.outbox_id, ids)
+        for row in connection.execute(sa.select(_OUTBOX.outbox_id, _OUTBOX.status).where(where)):
+            status_by_id[row.outbox_id] = row.status
     young_since = dt.datetime.now(dt.UTC) - YOUNG
-    young = [one for one in settlements if one.event.created_at > young_since]
-    seen: set[uuid.UUID] = set()
-    for ids in _chunks([one.event.outbox_id for one in young]):
-        seen |= set(connection.scalars(sa.select(_OUTBOX.outbox_id).where(_one_of(connection, _OUTBOX.outbox_id, ids))))
-    return [one for one in young if one.event.outbox_id not in seen]
+    absent = {one.event.outbox_id for one in settlements if one.event.created_at > young_since} - set(status_by_id)
+    # Every mark takes a row out of pending, so one that is pending was not there for it.
+    pending = {one for one, status in status_by_id.items() if status == Status.PENDING.value}
+    return [one for one in settlements if one.event.outbox_id in absent | pending]
 
 
 def _unseen_error(settlements: Sequence[Settlement]) -> TransientError:

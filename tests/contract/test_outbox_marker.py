@@ -88,9 +88,9 @@ class RealSystem:
         self.marker: OutboxMarker = self._marker(marker_url)
 
     def _marker(self, url: str) -> SqlOutboxMarker:
-        engine = create_engine(url)
-        self._held.callback(engine.dispose)
-        return SqlOutboxMarker(engine, RetryPolicy(), jitter=lambda: 0)
+        self.marker_engine = create_engine(url)
+        self._held.callback(self.marker_engine.dispose)
+        return SqlOutboxMarker(self.marker_engine, RetryPolicy(), jitter=lambda: 0)
 
     def write(self, one: Event) -> None:
         """Insert the outbox row, and a patient's business row."""
@@ -116,6 +116,16 @@ class RealSystem:
         writer.start()
         assert begun.wait(10)
         return writer
+
+    def write_before_the_look(self, one: Event) -> None:
+        """Commit the outbox row when the marker looks which rows are there, after it has updated none."""
+        unwritten = [one]
+
+        def commit(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+            if unwritten and statement.startswith("SELECT sync_outbox.outbox_id, sync_outbox.status"):
+                self.write(unwritten.pop())
+
+        sa.event.listen(self.marker_engine, "before_cursor_execute", commit)
 
     def row(self, one: Event) -> Columns:
         """Give the outcome columns, instants with their zone."""
@@ -395,6 +405,21 @@ def test_a_row_whose_commit_is_not_visible_yet_is_waited_for(real: RealSystem, o
 
     assert "pending" != real.row(late)["status"]
     assert real.row(seen) == {**real.row(late), "next_attempt_at": real.row(seen)["next_attempt_at"]}
+
+
+@pytest.mark.parametrize(
+    "outcome", [Applied(), Duplicate(), FAILED, Waiting(PARENT)], ids=lambda one: type(one).__name__
+)
+def test_a_row_that_comes_into_sight_between_the_update_and_the_look_is_marked(
+    real: RealSystem, outcome: Outcome
+) -> None:
+    """The look finds it there, and the update had not."""
+    late = dataclasses.replace(event(clinic.patient()), created_at=dt.datetime.now(dt.UTC))
+    real.write_before_the_look(late)
+
+    real.marker.mark([Settlement(late, outcome, NOON)])
+
+    assert "pending" != real.row(late)["status"]
 
 
 def test_a_young_row_that_stays_away_holds_its_offset_and_an_old_one_does_not(
