@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 
 from connectors.events import EntityKey, Event
 from connectors.outbox import EntityType, TargetSystem
+from consumer.crash_points import Point, reached
 from consumer.outcome import Applied, Duplicate, Failed, Outcome, Stale, Waiting
 from consumer.ports import (
     Change,
@@ -100,7 +101,9 @@ def _apply_with_races(
             with target.transaction() as transaction:
                 outcomes = _apply_in(transaction, batch)
                 _record(transaction, batch, outcomes, positions)
+                reached(Point.BEFORE_TARGET_COMMIT)
                 transaction.commit()
+                reached(Point.AFTER_TARGET_COMMIT)
         except RaceError as race:
             if race.failure is not None and race.failure == met:
                 raise RefusedError(race.failure.error_class, race.failure.message) from None

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import datetime as dt
 import gc
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import structlog
 
 from connectors import topics
 from consumer import kafka, outbox_marker
+from consumer.backoff import Backoff
 from consumer.config import ConsumerSettings
 from consumer.kafka import KafkaEventStream
 from consumer.loop import ConsumerLoop, LoopLimits
@@ -22,25 +25,46 @@ from consumer.openemr import session
 from consumer.openemr.ledger_schema import checked_schema
 from consumer.openemr.target import OpenEmrTarget
 from consumer.outbox_marker import SqlOutboxMarker
+from consumer.ports import TransientError
 from consumer.retry import RetryPolicy
 
 
 def run(settings: ConsumerSettings | None = None) -> None:
     """Run one member until SIGTERM or SIGINT, with the environment's settings unless others are given.
 
-    A signal lets the batch in hand finish (at most the statement time-outs, 60 s; usually well under 1 s), commits
-    its offsets and leaves the group, so that the others take over at once.
+    A system that is away is waited for, at the start too. A signal lets the batch in hand finish (at most the
+    statement time-outs, 60 s; usually well under 1 s), commits its offsets and leaves the group, so that the others
+    take over at once.
 
     Raises:
-        TransientError, MisconfiguredError: a system was lost or is set up wrongly; no event was lost or charged.
+        MisconfiguredError: a system is there but set up wrongly; no event was lost or charged.
+        TransientError: Kafka's client cannot go on and must be started anew; likewise.
     """
     settings = settings or ConsumerSettings.read()
     configure_logging(settings.log_format)
-    with wired(settings) as loop, _stopped_by_signals(loop):
-        tune_memory()
-        structlog.get_logger().info("consumer runs", action="started", group=settings.consumer_group)
-        loop.run()
+    with stop_signal() as stop:
+        target = await_target(settings, stop)
+        if target is None:
+            return
+        with wired(settings, target) as loop:
+            stop.tell(loop.stop)
+            tune_memory()
+            structlog.get_logger().info("consumer runs", action="started", group=settings.consumer_group)
+            loop.run()
     structlog.get_logger().info("consumer has left the group", action="stopped")
+
+
+def await_target(settings: ConsumerSettings, stop: StopSignal) -> OpenEmrTarget | None:
+    """Connect to OpenEMR's database as soon as it is there; None when asked to stop before that."""
+    backoff = Backoff()
+    while not stop.is_set():
+        try:
+            return open_target(settings)
+        except TransientError as error:
+            delay_s = backoff.failed(dt.datetime.now(dt.UTC))
+            structlog.get_logger().warning("waits to start", action="start_waits", reason=str(error))
+            stop.wait(delay_s)
+    return None
 
 
 def tune_memory() -> None:
@@ -55,10 +79,9 @@ def tune_memory() -> None:
 
 
 @contextlib.contextmanager
-def wired(settings: ConsumerSettings) -> Iterator[ConsumerLoop]:
-    """Give a loop on the real systems; what it holds is given back at the end."""
+def wired(settings: ConsumerSettings, target: OpenEmrTarget) -> Iterator[ConsumerLoop]:
+    """Give a loop on the real systems; what it holds, the target too, is given back at the end."""
     with contextlib.ExitStack() as held:
-        target = open_target(settings)
         held.callback(target.close)
         source = outbox_marker.create_engine(settings.source_url.get_secret_value())
         held.callback(source.dispose)
@@ -77,7 +100,9 @@ def wired(settings: ConsumerSettings) -> Iterator[ConsumerLoop]:
             records_max=settings.batch_records_max,
             parent_wait=dt.timedelta(seconds=settings.parent_wait_seconds),
         )
-        yield ConsumerLoop(stream, target, SqlOutboxMarker(source, RetryPolicy()), limits=limits)
+        # One thread: marks keep the order of their batches, and overlap with the next batch's way into OpenEMR.
+        executor = held.enter_context(concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="marks"))
+        yield ConsumerLoop(stream, target, SqlOutboxMarker(source, RetryPolicy()), executor, limits=limits)
 
 
 def open_target(settings: ConsumerSettings) -> OpenEmrTarget:
@@ -107,14 +132,44 @@ def configure_logging(log_format: str) -> None:
     )
 
 
-@contextlib.contextmanager
-def _stopped_by_signals(loop: ConsumerLoop) -> Iterator[None]:
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        loop.stop()
+class StopSignal:
+    """SIGTERM or SIGINT as a state that can be waited for, and told to one listener."""
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._listener: Callable[[], None] = lambda: None
+
+    def is_set(self) -> bool:
+        """Tell whether a signal has come."""
+        return self._event.is_set()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for a signal, at most so long."""
+        self._event.wait(timeout_s)
+
+    def tell(self, listener: Callable[[], None]) -> None:
+        """Call this when a signal comes, and at once when one has come."""
+        self._listener = listener
+        if self.is_set():
+            listener()
+
+    def set(self) -> None:
+        """Note that a signal has come."""
+        self._event.set()
+        self._listener()
+
+
+@contextlib.contextmanager
+def stop_signal() -> Iterator[StopSignal]:
+    """Catch SIGTERM and SIGINT within the block."""
+    stop = StopSignal()
+
+    def caught(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, caught) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -49,7 +49,7 @@ class ConsumerSettings(Settings):
     batch_records_max: Annotated[int, Field(ge=1, le=500)] = 500
     """Most events of one transaction."""
 
-    parent_wait_seconds: Annotated[float, Field(ge=0, le=30 * 86_400)] = 10.0
+    parent_wait_seconds: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0
     """How long an event waits for its parent before its row says failed; it is applied whenever the parent comes."""
 
     log_format: Literal["console", "json"] = "json"

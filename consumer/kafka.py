@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import confluent_kafka
 import structlog
 
 from connectors.topics import MESSAGE_BYTES_MAX
-from consumer.ports import MisconfiguredError, Record, StreamPosition, TransientError
+from consumer.ports import MisconfiguredError, Place, Record, StreamPosition, TransientError
 
 DEAD_LETTER_FLUSH_S: Final = 10.0
+
+UNKNOWN_TOPIC_WAIT_S: Final = 60.0
+"""How long a member that owns partitions believes that its topics come back."""
 
 _log = structlog.get_logger()
 
@@ -26,6 +30,14 @@ _MOVED_ON: Final = frozenset(
         confluent_kafka.KafkaError.FENCED_MEMBER_EPOCH,
         confluent_kafka.KafkaError._ASSIGNMENT_LOST,  # noqa: SLF001 - librdkafka names its own errors so
         confluent_kafka.KafkaError._NO_OFFSET,  # noqa: SLF001 - librdkafka names its own errors so
+    }
+)
+
+_NOT_PROVISIONED: Final = frozenset(
+    {
+        confluent_kafka.KafkaError.UNKNOWN_TOPIC_OR_PART,
+        confluent_kafka.KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        confluent_kafka.KafkaError.GROUP_AUTHORIZATION_FAILED,
     }
 )
 
@@ -88,9 +100,12 @@ class KafkaEventStream:
         self._producer_options = producer
         self._producer: confluent_kafka.Producer | None = None
         self._dead_letter_topic = dead_letter_topic
-        self._owned: set[tuple[str, int]] = set()
+        self._owned: set[Place] = set()
+        self._paused = False
+        self._before_revoke: Callable[[Collection[Place]], None] = lambda _places: None
+        self._unknown_since_s: float | None = None
         self._consumer.subscribe(
-            list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+            list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
 
     def poll(self, *, records_max: int, timeout_s: float) -> Sequence[Record]:
@@ -100,9 +115,22 @@ class KafkaEventStream:
         if first is None:
             return ()
         messages = [first, *self._consumer.consume(records_max - 1, 0)] if records_max > 1 else [first]
-        records = [_record(message) for message in messages if _is_record(message)]
+        records = [_record(message) for message in messages if self._is_record(message)]
         # A partition may have been revoked while draining: its next owner reads these records.
-        return [record for record in records if (record.topic, record.partition) in self._owned]
+        return [record for record in records if record.place in self._owned]
+
+    def pause(self, *, paused: bool) -> None:
+        """See ports.EventStream."""
+        if paused == self._paused:
+            return
+        self._paused = paused
+        places = [confluent_kafka.TopicPartition(topic, partition) for topic, partition in sorted(self._owned)]
+        if places:
+            (self._consumer.pause if paused else self._consumer.resume)(places)
+
+    def before_revoke(self, settle: Callable[[Collection[Place]], None]) -> None:
+        """See ports.EventStream."""
+        self._before_revoke = settle
 
     def park(self, record: Record, reason: str) -> None:
         """See ports.EventStream."""
@@ -129,7 +157,7 @@ class KafkaEventStream:
 
     def commit(self, positions: Sequence[StreamPosition]) -> None:
         """See ports.EventStream."""
-        ours = [one for one in positions if (one.topic, one.partition) in self._owned]
+        ours = [one for one in positions if one.place in self._owned]
         if not ours:
             return
         offsets = [confluent_kafka.TopicPartition(one.topic, one.partition, one.next_offset) for one in ours]
@@ -146,38 +174,51 @@ class KafkaEventStream:
         """See ports.EventStream."""
         self._consumer.close()
 
-    def _on_assign(self, _consumer: confluent_kafka.Consumer, given: list[confluent_kafka.TopicPartition]) -> None:
-        # The client assigns by itself, incrementally, when the callback does not.
-        self._owned |= {(one.topic, one.partition) for one in given}
+    def _on_assign(self, consumer: confluent_kafka.Consumer, given: list[confluent_kafka.TopicPartition]) -> None:
+        self._owned |= _places(given)
+        self._unknown_since_s = None
+        consumer.incremental_assign(given)
+        if self._paused:
+            consumer.pause(given)
         _log.info("partitions assigned", action="assigned", partitions=_names(given))
 
-    def _on_revoke(self, _consumer: confluent_kafka.Consumer, taken: list[confluent_kafka.TopicPartition]) -> None:
-        # Batches are settled between polls, and this runs inside a poll: nothing of these partitions is in flight.
-        self._owned -= {(one.topic, one.partition) for one in taken}
+    def _on_revoke(self, consumer: confluent_kafka.Consumer, taken: list[confluent_kafka.TopicPartition]) -> None:
+        # Batches are settled between polls, and this runs inside a poll: only marks may still be in flight.
+        self._before_revoke(_places(taken))
+        self._owned -= _places(taken)
+        consumer.incremental_unassign(taken)
         _log.info("partitions revoked", action="revoked", partitions=_names(taken))
 
+    def _on_lost(self, consumer: confluent_kafka.Consumer, taken: list[confluent_kafka.TopicPartition]) -> None:
+        # The group has thrown us out: others own them already, and there is nothing to commit any more.
+        self._owned -= _places(taken)
+        self._before_revoke(_places(taken))
+        consumer.incremental_unassign(taken)
+        _log.warning("partitions lost", action="lost", partitions=_names(taken))
 
-def _is_record(message: confluent_kafka.Message) -> bool:
-    """Tell records from errors; librdkafka recovers from most errors by itself.
+    def _is_record(self, message: confluent_kafka.Message) -> bool:
+        """Tell records from errors; librdkafka recovers from most errors by itself.
 
-    Raises:
-        TransientError, MisconfiguredError: it will not.
-    """
-    error = message.error()
-    if error is None:
-        return True
-    if error.code() == confluent_kafka.KafkaError._PARTITION_EOF:  # noqa: SLF001 - as above
+        Raises:
+            TransientError, MisconfiguredError: it will not.
+        """
+        error = message.error()
+        if error is None:
+            self._unknown_since_s = None
+            return True
+        if error.code() == confluent_kafka.KafkaError._PARTITION_EOF:  # noqa: SLF001 - librdkafka's own names
+            return False
+        if error.code() in _NOT_PROVISIONED:
+            now_s = time.monotonic()
+            self._unknown_since_s = self._unknown_since_s or now_s
+            # A broker that has just started does not know its topics for a moment; a member that had them waits.
+            if not self._owned or now_s - self._unknown_since_s > UNKNOWN_TOPIC_WAIT_S:
+                message_text = f"Kafka: {error.name()}: create the topics (emrsync provision), or grant access"
+                raise MisconfiguredError(message_text)
+        if error.fatal():
+            raise TransientError(f"Kafka's client cannot go on ({error.name()})")
+        _log.warning("Kafka reports an error", action="kafka_error", reason=error.name())
         return False
-    if error.code() in {
-        confluent_kafka.KafkaError.UNKNOWN_TOPIC_OR_PART,
-        confluent_kafka.KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        confluent_kafka.KafkaError.GROUP_AUTHORIZATION_FAILED,
-    }:
-        raise MisconfiguredError(f"Kafka: {error.name()}: create the topics (emrsync provision), or grant access")
-    if error.fatal():
-        raise TransientError(f"Kafka's client cannot go on ({error.name()})")
-    _log.warning("Kafka reports an error", action="kafka_error", reason=error.name())
-    return False
 
 
 def _record(message: confluent_kafka.Message) -> Record:
@@ -204,6 +245,10 @@ def _reason_headers(record: Record, reason: str) -> Sequence[tuple[str, bytes]]:
         ("emrsync.partition", str(record.partition).encode()),
         ("emrsync.offset", str(record.offset).encode()),
     )
+
+
+def _places(partitions: Sequence[confluent_kafka.TopicPartition]) -> frozenset[Place]:
+    return frozenset((one.topic, one.partition) for one in partitions)
 
 
 def _names(partitions: Sequence[confluent_kafka.TopicPartition]) -> Sequence[str]:

@@ -1,19 +1,26 @@
-"""The consumer loop: poll, decode, settle, commit; it ends when asked to, and dies loudly when a system is lost."""
+"""The consumer loop: poll, decode, apply, mark, commit; while a system is away it pauses, goes on polling and asks."""
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import structlog
 
 from connectors import events
-from connectors.events import Event
+from connectors.events import EntityKey, Event
+from consumer.apply import apply_events
+from consumer.backoff import Backoff
+from consumer.batch import Batch, split
+from consumer.crash_points import Point, reached
+from consumer.marking import MarkQueue, Unmarked
 from consumer.outcome import Failed
-from consumer.ports import EventStream, OutboxMarker, Record, Settlement, StreamPosition, Target
-from consumer.settle import release_parked, report_overdue, settle_events
+from consumer.ports import EventStream, OutboxMarker, Place, Record, Settlement, Target, TransientError
+from consumer.settle import release_parked, report_overdue, touched
 
 _log = structlog.get_logger()
 
@@ -29,20 +36,29 @@ class LoopLimits:
     parent_wait: how long an event may wait for its parent before its row says failed.
     dead_letters_in_a_row_max: beyond it the topic holds something else than outbox events, and parking it all
         would only hide that.
+    unmarked_events_max: how far OpenEMR may be ahead of its marks while the source is away; some 10 MiB, and
+        repeated as duplicates when the process dies.
+    unmarked_wait_s: how long a full queue of marks is waited for before partitions are paused, which costs what was
+        fetched ahead.
+    leave_wait_s: how long marks in flight hold up a rebalance or the end; what is left is repeated.
     """
 
     records_max: int = 500
     bytes_max: int = 4_194_304
     poll_timeout_s: float = 0.5
     chores_interval_s: float = 1.0
-    parent_wait: dt.timedelta = dt.timedelta(seconds=10)
+    parent_wait: dt.timedelta = dt.timedelta(hours=24)
     dead_letters_in_a_row_max: int = 100
+    unmarked_events_max: int = 5_000
+    unmarked_wait_s: float = 1.0
+    leave_wait_s: float = 5.0
 
     def __post_init__(self) -> None:
         """Refuse bounds that make no sense."""
-        for name in ("records_max", "bytes_max", "poll_timeout_s", "chores_interval_s", "dead_letters_in_a_row_max"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: must be above 0")
+        for field in dataclasses.fields(self):
+            bound = getattr(self, field.name)
+            if bound <= (dt.timedelta() if isinstance(bound, dt.timedelta) else 0):
+                raise ValueError(f"{field.name}: must be above 0")
 
 
 class TooManyDeadLettersError(Exception):
@@ -60,6 +76,7 @@ class ConsumerLoop:
         stream: EventStream,
         target: Target,
         marker: OutboxMarker,
+        executor: concurrent.futures.Executor,
         *,
         limits: LoopLimits = LIMITS_DEFAULT,
         clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
@@ -69,9 +86,14 @@ class ConsumerLoop:
         self._marker = marker
         self._limits = limits
         self._clock = clock
+        self._marks = MarkQueue(marker, executor, clock=clock, events_max=limits.unmarked_events_max)
+        self._held: collections.deque[Batch] = collections.deque()
+        self._backoff = Backoff()
+        self._chores_backoff = Backoff()
         self._stopping = False
         self._dead_letters_in_a_row = 0
         self._chores_due_at = clock()
+        stream.before_revoke(self._give_up)
 
     def stop(self) -> None:
         """Ask the loop to end after the batch in hand; safe to call from a signal handler."""
@@ -81,43 +103,77 @@ class ConsumerLoop:
         """Work until stop; leave the group in every case.
 
         Raises:
-            TransientError, MisconfiguredError: a system was lost; nothing unmarked was committed, so a restarted
-                process takes the same events up again.
+            MisconfiguredError, TransientError: a system is set up wrongly, or Kafka's client cannot go on; nothing
+                unmarked was committed, so a restarted process takes the same events up again.
         """
         try:
             while not self._stopping:
                 self.run_once()
+            self._finish_marks()
         finally:
             self._stream.close()
 
-    def run_once(self) -> int:
-        """Settle what one poll brings, and do the chores when they are due; return the number of records."""
-        records = self._stream.poll(records_max=self._limits.records_max, timeout_s=self._limits.poll_timeout_s)
-        for batch in self._batches(records):
-            self._settle(batch)
-        if self._clock() >= self._chores_due_at:
-            self._do_chores()
-        return len(records)
+    def run_once(self) -> bool:
+        """Do one turn: take records unless some are in hand, apply what is in hand, commit what is marked.
 
-    def _batches(self, records: Sequence[Record]) -> Iterator[Sequence[Record]]:
-        batch: list[Record] = []
-        size_bytes = 0
-        for record in records:
-            record_bytes = len(record.value or b"")
-            if batch and size_bytes + record_bytes > self._limits.bytes_max:
-                yield batch
-                batch, size_bytes = [], 0
-            batch.append(record)
-            size_bytes += record_bytes
-        if batch:
-            yield batch
+        Returns whether there was anything to do: records that came, were in hand or not marked yet.
+        """
+        if self._marks.is_full:
+            self._marks.wait(self._limits.unmarked_wait_s)
+        self._commit_marked()
+        self._take()
+        had_work = bool(self._held) or self._marks.events > 0
+        while self._held and self._backoff.is_due(self._clock()) and not self._marks.is_full:
+            if not self._try_first():
+                break
+        self._commit_marked()
+        if self._clock() >= self._chores_due_at and self._backoff.failures == 0:
+            self._try_chores()
+        return had_work
 
-    def _settle(self, records: Sequence[Record]) -> None:
-        decoded = [event for record in records if (event := self._decode(record)) is not None]
-        positions = _next_positions(records)
-        settlements = settle_events(self._target, self._marker, decoded, positions, clock=self._clock)
-        self._stream.commit(positions)
+    def _take(self) -> None:
+        """Poll: for records, or, with enough in hand, only to stay in the group."""
+        self._stream.pause(paused=bool(self._held) or self._marks.is_full)
+        look_again_s = self._backoff.left_s(self._clock()) if self._held else self._marks.look_again_s
+        timeout_s = min(self._limits.poll_timeout_s, look_again_s)
+        records = self._stream.poll(records_max=self._limits.records_max, timeout_s=timeout_s)
+        self._held += split(records, self._limits.bytes_max)
+
+    def _try_first(self) -> bool:
+        """Settle the first batch in hand; tell whether that worked. Nothing is charged to its events if not."""
+        try:
+            self._settle(self._held[0])
+        except TransientError as error:
+            delay_s = self._backoff.failed(self._clock())
+            if self._backoff.failures == 1:
+                _log.warning("partitions paused", action="paused", reason=str(error))
+            else:
+                _log.info("still paused", action="paused", reason=str(error), retry_in_s=round(delay_s, 1))
+            return False
+        self._held.popleft()
+        outage_s = self._backoff.succeeded(self._clock())
+        if outage_s is not None:
+            _log.info("partitions resumed", action="resumed", after_s=round(outage_s, 1))
+        return True
+
+    def _settle(self, batch: Batch) -> None:
+        batch.decode(self._decode)
+        positions = batch.positions
+        if not positions:
+            return
+        settlements = apply_events(self._target, batch.events, positions, clock=self._clock)
+        self._marks.add(Unmarked(settlements, positions))
         _report(settlements)
+        self._release(touched(settlements))
+
+    def _release(self, keys: Sequence[EntityKey]) -> None:
+        """Settle what waited for these; what cannot be settled now is still in the waiting room for the chores."""
+        if not keys:
+            return
+        try:
+            _report(release_parked(self._target, self._marker, keys, clock=self._clock))
+        except TransientError as error:
+            _log.warning("children wait for the chores", action="release_postponed", reason=str(error))
 
     def _decode(self, record: Record) -> Event | None:
         """Read a record, or park it: durable in the dead-letter topic before its offset can move."""
@@ -131,7 +187,9 @@ class ConsumerLoop:
                     f"partition {record.partition} offset {record.offset}: {error}); nothing more is parked"
                 )
                 raise TooManyDeadLettersError(message) from error
+            reached(Point.BEFORE_DEAD_LETTER)
             self._stream.park(record, str(error))
+            reached(Point.AFTER_DEAD_LETTER)
             _log.warning(
                 "record parked",
                 action="dead_letter",
@@ -144,21 +202,49 @@ class ConsumerLoop:
         self._dead_letters_in_a_row = 0
         return event
 
-    def _do_chores(self) -> None:
+    def _commit_marked(self) -> None:
+        """Commit the offsets of what is marked; what Kafka does not take now goes along with the next."""
+        self._marks.advance()
+        marked = self._marks.take_marked()
+        if not marked:
+            return
+        reached(Point.BEFORE_OFFSET_COMMIT)
+        try:
+            self._stream.commit(marked)
+        except TransientError as error:
+            self._marks.give_back(marked)
+            _log.warning("offsets wait", action="offsets_wait", reason=str(error))
+            return
+        reached(Point.AFTER_OFFSET_COMMIT)
+
+    def _give_up(self, places: Collection[Place]) -> None:
+        """Settle what is in flight before partitions go, within the limit, and leave the rest to their next owner."""
+        reached(Point.BEFORE_REVOKE)
+        self._finish_marks()
+        self._marks.abandon(places)
+        for batch in self._held:
+            batch.leave_out(places)
+        reached(Point.AFTER_REVOKE)
+
+    def _finish_marks(self) -> None:
+        self._marks.finish(self._limits.leave_wait_s)
+        self._commit_marked()
+
+    def _try_chores(self) -> None:
         """Release what a killed process left parked, and report what waits too long."""
-        released = release_parked(self._target, self._marker, None, clock=self._clock)
-        overdue = report_overdue(self._target, self._marker, wait_limit=self._limits.parent_wait, clock=self._clock)
-        if released or overdue:
-            _log.info("chores done", action="chores", released=len(released), overdue=overdue)
-        self._chores_due_at = self._clock() + dt.timedelta(seconds=self._limits.chores_interval_s)
-
-
-def _next_positions(records: Sequence[Record]) -> Sequence[StreamPosition]:
-    offsets: dict[tuple[str, int], int] = {}
-    for record in records:
-        place = record.topic, record.partition
-        offsets[place] = max(offsets.get(place, 0), record.offset + 1)
-    return [StreamPosition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
+        interval_s = self._limits.chores_interval_s
+        try:
+            released = release_parked(self._target, self._marker, None, clock=self._clock)
+            overdue = report_overdue(self._target, self._marker, wait_limit=self._limits.parent_wait, clock=self._clock)
+        except TransientError as error:
+            interval_s = max(interval_s, self._chores_backoff.failed(self._clock()))
+            if self._chores_backoff.failures == 1:
+                _log.warning("chores postponed", action="chores_postponed", reason=str(error))
+        else:
+            self._chores_backoff.succeeded(self._clock())
+            if released or overdue:
+                _log.info("chores done", action="chores", released=len(released), overdue=overdue)
+        self._chores_due_at = self._clock() + dt.timedelta(seconds=interval_s)
 
 
 def _report(settlements: Sequence[Settlement]) -> None:

@@ -103,7 +103,7 @@ class SqlOutboxMarker:
 
 
 def create_engine(url: str) -> sa.Engine:
-    """Make the marker's engine: one connection, with time limits, in UTC."""
+    """Make the marker's engine: two connections, with time limits, in UTC."""
     options: dict[str, object] = {"connect_timeout": 5}
     if sa.make_url(url).get_backend_name() != "postgresql":
         # DATETIME columns of the outbox are UTC.
@@ -111,10 +111,12 @@ def create_engine(url: str) -> sa.Engine:
     else:
         # A batch's update takes milliseconds; longer means a lock or an outage, which is tried again.
         options |= {"options": "-c statement_timeout=30000 -c lock_timeout=10000 -c timezone=UTC"}
+        # The driver has no time-out for an answer: a network that swallows packets is noticed by TCP, after 15 s.
+        options |= {"keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 2, "tcp_user_timeout": 15_000}
     return sa.create_engine(
         url,
         isolation_level="READ COMMITTED",
-        pool_size=1,  # one process marks one batch at a time
+        pool_size=2,  # one for the marks of batches, one for what is released from the waiting room meanwhile
         max_overflow=0,
         connect_args=options,
     )

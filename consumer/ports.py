@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from connectors.events import EntityKey, Event
 from connectors.payloads import AnyPayload
@@ -41,6 +41,10 @@ class RaceError(TransientError):
         super().__init__(message)
 
 
+Place: TypeAlias = tuple[str, int]
+"""A topic's partition."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class StreamPosition:
     """The next offset to read of one partition."""
@@ -48,6 +52,11 @@ class StreamPosition:
     topic: str
     partition: int
     next_offset: int
+
+    @property
+    def place(self) -> Place:
+        """The partition."""
+        return self.topic, self.partition
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,6 +69,11 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes | None]]
+
+    @property
+    def place(self) -> Place:
+        """The partition."""
+        return self.topic, self.partition
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -190,7 +204,16 @@ class EventStream(Protocol):
     """The entity topics as one member of the group sees them."""
 
     def poll(self, *, records_max: int, timeout_s: float) -> Sequence[Record]:
-        """Return what is there, at most records_max; wait up to timeout_s for the first."""
+        """Return what is there, at most records_max; wait up to timeout_s for the first.
+
+        Whoever does not poll is thrown out of the group: a paused member polls too, and hardly gets anything.
+        """
+
+    def pause(self, *, paused: bool) -> None:
+        """Fetch nothing, of partitions that are assigned meanwhile either, or go on where the last record ended."""
+
+    def before_revoke(self, settle: Callable[[Collection[Place]], None]) -> None:
+        """Call this, inside a poll, before partitions go to another member: the last moment to commit for them."""
 
     def park(self, record: Record, reason: str) -> None:
         """Copy a record, bytes unchanged plus reason headers, to the dead-letter topic, durably.
@@ -200,7 +223,11 @@ class EventStream(Protocol):
         """
 
     def commit(self, positions: Sequence[StreamPosition]) -> None:
-        """Commit next offsets of the group, synchronously; partitions no longer ours are left out."""
+        """Commit next offsets of the group, synchronously; partitions no longer ours are left out.
+
+        Raises:
+            TransientError: the broker did not take them.
+        """
 
     def close(self) -> None:
         """Leave the group."""

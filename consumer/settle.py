@@ -9,6 +9,7 @@ from typing import Final
 
 from connectors.events import EntityKey, Event
 from consumer.apply import apply_events
+from consumer.crash_points import Point, reached
 from consumer.outcome import Applied, Duplicate, Waiting
 from consumer.ports import OutboxMarker, Settlement, StreamPosition, Target
 
@@ -34,7 +35,7 @@ def settle_events(
     """
     settlements = apply_events(target, events, positions, clock=clock)
     marker.mark(newest(settlements))
-    keys = _touched(settlements)
+    keys = touched(settlements)
     released = release_parked(target, marker, keys, clock=clock) if keys else ()
     return [*settlements, *released]
 
@@ -63,9 +64,11 @@ def release_parked(
         leaving = [one.event.outbox_id for one in settled if not isinstance(one.outcome, Waiting)]
         if not leaving:
             break
+        reached(Point.BEFORE_RELEASE)
         target.forget(leaving)
+        reached(Point.AFTER_RELEASE)
         if keys is not None:
-            keys = list(dict.fromkeys((*keys, *_touched(settled))))
+            keys = list(dict.fromkeys((*keys, *touched(settled))))
     return settlements
 
 
@@ -94,7 +97,7 @@ def newest(settlements: Sequence[Settlement]) -> Sequence[Settlement]:
     return list(found.values())
 
 
-def _touched(settlements: Sequence[Settlement]) -> Sequence[EntityKey]:
+def touched(settlements: Sequence[Settlement]) -> Sequence[EntityKey]:
     """Return what parked events may wait for or belong to: entities just written, and parents found missing."""
     found: dict[EntityKey, None] = {}
     for settlement in settlements:

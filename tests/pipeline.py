@@ -21,6 +21,7 @@ from tests.fakes import (
     FakeSource,
     FakeTarget,
     Faults,
+    InlineExecutor,
 )
 from tests.invariants import Snapshot
 from tests.made_events import event, headers
@@ -66,6 +67,7 @@ class Pipeline:
             stream,
             FakeTarget(self.openemr, self.faults),
             FakeMarker(self.source, self.faults),
+            InlineExecutor(),
             limits=self.limits,
             clock=self.clock,
         )
@@ -74,14 +76,14 @@ class Pipeline:
 
     def crash(self, loop: ConsumerLoop) -> None:
         """Let a member's process die; the group throws it out."""
-        self.broker.leave(self._streams.pop(id(loop)))
+        self._streams.pop(id(loop)).die()
 
     def drain(self, loops: Iterable[ConsumerLoop]) -> None:
         """Let members work, chores and all, until there is nothing more to do."""
         members = list(loops)
         for _ in range(200):
             self.clock.now += dt.timedelta(seconds=self.limits.chores_interval_s)
-            if sum([loop.run_once() for loop in members]) == 0:
+            if sum(loop.run_once() for loop in members) == 0:
                 return
         raise AssertionError("the members find ever more to do")
 

@@ -22,6 +22,7 @@ _TRANSIENT: Final = {
     1160: "network write error",
     1161: "network write time-out",
     1203: "too many connections of this account",
+    1205: "rows or a table are locked by someone else",
     1290: "server is read-only",
     1317: "query interrupted",
     1792: "transaction is read-only",
@@ -40,7 +41,6 @@ _TRANSIENT: Final = {
 # Lost to another writer, member or clerk: the same transaction may win the next time.
 _CROSSED: Final = {
     1020: "a row changed under a snapshot",
-    1205: "lock wait time-out",
     1213: "deadlock",
 }
 _REFUSED: Final = {

@@ -31,8 +31,12 @@ def create_engine(url: str) -> sa.Engine:
             "connect_timeout": CONNECT_TIMEOUT_S,
             "read_timeout": STATEMENT_TIMEOUT_S,
             "write_timeout": STATEMENT_TIMEOUT_S,
-            # A clerk's lock must not hold our batch, and so our locks, for the server's default of 50 s.
-            "init_command": f"SET SESSION sql_mode='{SQL_MODE}', innodb_lock_wait_timeout={LOCK_WAIT_TIMEOUT_S}",
+            # A clerk's lock, or a locked table, must not hold our batch, and so our locks, for the server's defaults
+            # of 50 s and of a day.
+            "init_command": (
+                f"SET SESSION sql_mode='{SQL_MODE}', innodb_lock_wait_timeout={LOCK_WAIT_TIMEOUT_S}, "
+                f"lock_wait_timeout={LOCK_WAIT_TIMEOUT_S}"
+            ),
         },
     )
 

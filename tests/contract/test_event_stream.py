@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import confluent_kafka
@@ -15,7 +15,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from consumer import kafka
 from consumer.kafka import KafkaEventStream, consumer_options, producer_options
-from consumer.ports import EventStream, Record, StreamPosition, TransientError
+from consumer.ports import EventStream, Place, Record, StreamPosition, TransientError
 from tests.fakes import FakeBroker, FakeEventStream, Faults
 
 PROTOCOLS = (EventStream,)
@@ -280,6 +280,66 @@ def test_two_members_divide_the_partitions(system: System) -> None:
     assert [1, 1] == [len(share) for share in shares]
     assert shares[0] != shares[1]
     assert len(values) == 6
+
+
+def test_a_paused_member_fetches_nothing_and_goes_on_where_it_was(system: System) -> None:
+    """What was fetched ahead is neither lost nor given twice."""
+    first = spread(system, 20)
+    member = system.member()
+    [before] = polled(member, count=1)
+    member.pause(paused=True)
+    second = {b"later " + value for value in first}
+    for value in sorted(second):
+        system.produce(value, value)
+    while_paused = [one for _ in range(5) for one in member.poll(records_max=100, timeout_s=0.1)]
+    member.pause(paused=False)
+    [after] = polled(member, count=40 - len(before))
+
+    assert [] == while_paused
+    assert sorted(first | second) == sorted(one.value or b"" for one in (*before, *after))
+
+
+def test_partitions_that_come_to_a_paused_member_are_paused(system: System) -> None:
+    """Else it would get what it cannot work on."""
+    spread(system, 6)
+    first, second = system.member(), system.member()
+    both_own_one(system, first, second)
+    first.pause(paused=True)
+    second.close()
+    spread(system, 6)
+    while_paused = [one for _ in range(30) for one in first.poll(records_max=100, timeout_s=0.1)]
+    first.pause(paused=False)
+    [after] = polled(first, count=6)
+
+    assert [] == while_paused
+    assert {0, 1} == {one.partition for one in after}
+
+
+def test_a_member_commits_for_a_partition_before_it_goes_to_another(system: System) -> None:
+    """The other reads on from there, and repeats nothing."""
+    first = system.member()
+    values = spread(system, 6)
+    [records] = polled(first, count=6)
+    told: set[tuple[str, int]] = set()
+
+    def settle(places: Collection[Place]) -> None:
+        told.update(places)
+        first.commit(next_positions(records))
+
+    first.before_revoke(settle)
+    second = system.member()
+    deadline = time.monotonic() + ANSWER_LIMIT_S
+    while not told and time.monotonic() < deadline:
+        first.poll(records_max=100, timeout_s=0.1)
+        second.poll(records_max=100, timeout_s=0.1)
+    first.before_revoke(lambda _places: None)
+    first.close()
+    more = spread(system, 6)
+    [again] = polled(second, count=6)
+
+    assert len(values) == len(records)
+    assert system.topic in {topic for topic, _ in told}
+    assert sorted(more) == sorted(one.value or b"" for one in again)
 
 
 def test_partitions_of_others_are_left_out_of_a_commit(system: System) -> None:

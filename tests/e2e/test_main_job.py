@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from connectors.outbox import EntityType, Operation, TargetSystem
@@ -11,7 +13,7 @@ from producer_app.services import create_patient
 from tests import acceptance
 from tests import clinic as made_up
 from tests.e2e.clinic_chain import Chain, Row
-from tests.e2e.members import Member
+from tests.e2e.members import Member, member, wait_for
 
 PATIENT, ENCOUNTER, ORDER = EntityType.PATIENT, EntityType.ENCOUNTER, EntityType.ORDER
 
@@ -75,22 +77,24 @@ def test_what_is_deleted_is_no_longer_shown(clinic: Chain, consumer: Member) -> 
         assert acceptance.order_shown(connection, _uuid(clinic, order["order_id"])) == 0
 
 
-def test_an_encounter_whose_patient_is_missing_fails_with_that_reason_and_is_applied_when_it_comes(
-    clinic: Chain, consumer: Member
+def test_an_encounter_whose_patient_is_missing_waits_then_fails_with_that_reason_and_is_applied_when_it_comes(
+    clinic: Chain, tmp_path: Path
 ) -> None:
     """Nothing is stuck: the failed row is taken up by itself."""
     patient = made_up.patient()
     encounter = made_up.encounter(patient["patient_id"])
 
-    clinic.write(Row(ENCOUNTER, encounter))
-    (row,) = clinic.wait_settled([encounter["encounter_id"]])
+    with member({**clinic.variables, "EMRSYNC_PARENT_WAIT_SECONDS": "2"}, tmp_path / "consumer.log"):
+        clinic.write(Row(ENCOUNTER, encounter))
+        wait_for(lambda: clinic.states([encounter["encounter_id"]])[0]["status"] == "processing", 30, lambda: "")
+        (row,) = clinic.wait_settled([encounter["encounter_id"]])
 
-    assert (row["status"], row["error_class"], row["retry_count"]) == ("failed", "parent_missing", 1)
-    assert f"patient {patient['patient_id']} is not in OpenEMR yet" in row["error_message"]
+        assert (row["status"], row["error_class"], row["retry_count"]) == ("failed", "parent_missing", 1)
+        assert f"patient {patient['patient_id']} is not in OpenEMR yet" in row["error_message"]
 
-    clinic.write(Row(PATIENT, patient))
-    row = clinic.wait_done(encounter["encounter_id"])
-    assert (row["status"], row["outcome"], row["error_message"]) == ("done", "applied", None)
+        clinic.write(Row(PATIENT, patient))
+        row = clinic.wait_done(encounter["encounter_id"])
+        assert (row["status"], row["outcome"], row["error_message"]) == ("done", "applied", None)
 
 
 def test_only_the_guilty_event_of_a_batch_fails(clinic: Chain, consumer: Member) -> None:

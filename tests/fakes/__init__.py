@@ -1,6 +1,6 @@
 """The systems around the consumer in memory: the adapters' promises, and errors where a test plans them."""
 
-from tests.fakes.faults import Clock, Faults
+from tests.fakes.faults import Clock, Faults, InlineExecutor
 from tests.fakes.marker import FakeMarker, FakeRow, FakeSource
 from tests.fakes.stream import FakeBroker, FakeEventStream
 from tests.fakes.target import FakeOpenEmr, FakeTarget, digest
@@ -15,5 +15,6 @@ __all__ = [
     "FakeSource",
     "FakeTarget",
     "Faults",
+    "InlineExecutor",
     "digest",
 ]

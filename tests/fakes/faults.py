@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import datetime as dt
+from collections.abc import Callable
+from typing import Any
 
 from tests.made_events import NOON
 
@@ -16,6 +19,19 @@ class Clock:
     def __call__(self) -> dt.datetime:
         """Give the time."""
         return self.now
+
+
+class InlineExecutor(concurrent.futures.Executor):
+    """Runs what is submitted at once, so that a test needs no thread and a crash happens where it is planned."""
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **options: Any) -> concurrent.futures.Future[Any]:
+        """Give a future that has ended."""
+        ended: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        try:
+            ended.set_result(work(*args, **options))
+        except Exception as error:  # noqa: BLE001 - whoever asks for the result gets it
+            ended.set_exception(error)
+        return ended
 
 
 class Faults:

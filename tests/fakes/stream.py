@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from connectors import topics
 from connectors.outbox import EntityType
-from consumer.ports import Record, StreamPosition
+from consumer.ports import Place, Record, StreamPosition
 from tests.fakes.faults import Faults
 
 
@@ -69,11 +69,20 @@ class FakeEventStream:
     def __init__(self, broker: FakeBroker, faults: Faults | None = None) -> None:
         self._broker = broker
         self._faults = faults or Faults()
-        self._next: dict[tuple[str, int], int] = {}
+        self._next: dict[Place, int] = {}
+        self._paused = False
+        self._before_revoke: Callable[[Collection[Place]], None] = lambda _places: None
         broker.join(self)
 
-    def assigned(self, places: set[tuple[str, int]]) -> None:
+    def die(self) -> None:
+        """Be thrown out of the group, as a process that was killed."""
+        self._before_revoke = lambda _places: None
+        self._broker.leave(self)
+
+    def assigned(self, places: set[Place]) -> None:
         """Own exactly these partitions from now on; new ones are read from the group's offset."""
+        if taken := self._next.keys() - places:
+            self._before_revoke(taken)
         committed = self._broker.committed
         self._next = {place: self._next.get(place, committed.get(place, 0)) for place in sorted(places)}
 
@@ -81,11 +90,21 @@ class FakeEventStream:
         """See ports.EventStream; what is not there does not come while waiting."""
         self._faults.at("stream.poll")
         found: list[Record] = []
+        if self._paused:
+            return found
         for place, start in self._next.items():
             records = self._broker.logs.get(place, [])[start : start + records_max - len(found)]
             self._next[place] = start + len(records)
             found += records
         return found
+
+    def pause(self, *, paused: bool) -> None:
+        """See ports.EventStream."""
+        self._paused = paused
+
+    def before_revoke(self, settle: Callable[[Collection[Place]], None]) -> None:
+        """See ports.EventStream."""
+        self._before_revoke = settle
 
     def park(self, record: Record, reason: str) -> None:
         """See ports.EventStream."""
@@ -97,9 +116,9 @@ class FakeEventStream:
         """See ports.EventStream."""
         self._faults.at("stream.commit")
         for one in positions:
-            if (one.topic, one.partition) in self._next:
-                self._broker.committed[one.topic, one.partition] = one.next_offset
-                self._broker.commits.append(((one.topic, one.partition), one.next_offset))
+            if one.place in self._next:
+                self._broker.committed[one.place] = one.next_offset
+                self._broker.commits.append((one.place, one.next_offset))
         self._faults.at("stream.committed")
 
     def close(self) -> None:

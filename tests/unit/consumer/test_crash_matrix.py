@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from connectors.events import EntityKey, Event
-from consumer import apply, loop, settle
+from consumer import apply
+from consumer.batch import Batch
 from consumer.loop import ConsumerLoop
 from consumer.outcome import Applied, Stale
-from consumer.ports import Mapped, OutboxMarker, Record, Settlement, StreamPosition, Target
+from consumer.ports import Mapped, Settlement, StreamPosition, Target
 from tests.fakes import FakeTarget
 from tests.fakes.target import FakeTransaction
 from tests.unit.consumer.crashes import crash_everywhere, steps_of
@@ -38,29 +39,24 @@ def offset_before_mark(patch: pytest.MonkeyPatch) -> None:
     """Commit the offsets, then settle."""
     right = ConsumerLoop._settle
 
-    def wrong(self: ConsumerLoop, records: Sequence[Record]) -> None:
-        self._stream.commit(loop._next_positions(records))
-        right(self, records)
+    def wrong(self: ConsumerLoop, batch: Batch) -> None:
+        batch.decode(self._decode)
+        self._stream.commit(batch.positions)
+        right(self, batch)
 
     patch.setattr(ConsumerLoop, "_settle", wrong)
 
 
 def mark_before_commit(patch: pytest.MonkeyPatch) -> None:
     """Say done, then do it."""
-    right = settle.settle_events
+    right = ConsumerLoop._settle
 
-    def wrong(
-        target: Target,
-        marker: OutboxMarker,
-        events: Sequence[Event],
-        positions: Sequence[StreamPosition],
-        *,
-        clock: Callable[[], Any],
-    ) -> Sequence[Settlement]:
-        marker.mark([Settlement(event, Applied(), clock()) for event in events])
-        return right(target, marker, events, positions, clock=clock)
+    def wrong(self: ConsumerLoop, batch: Batch) -> None:
+        batch.decode(self._decode)
+        self._marker.mark([Settlement(event, Applied(), self._clock()) for event in batch.events])
+        right(self, batch)
 
-    patch.setattr("consumer.loop.settle_events", wrong)
+    patch.setattr(ConsumerLoop, "_settle", wrong)
 
 
 def no_ledger_check(patch: pytest.MonkeyPatch) -> None:
