@@ -138,7 +138,8 @@ class TargetTransaction(Protocol):
         Returns the outcome of each entity; for a Failed one nothing was written.
 
         Raises:
-            RefusedError, RaceError, TransientError: and the transaction is of no more use.
+            RefusedError, RaceError, TransientError: here, or later from any method of this transaction, since
+                statements may be kept back until the commit; the transaction is of no more use then.
         """
 
     def record(self, settled: Sequence[tuple[Event, Applied | Stale]], positions: Sequence[StreamPosition]) -> None:

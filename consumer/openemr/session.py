@@ -7,6 +7,9 @@ import zoneinfo
 from typing import Final
 
 import sqlalchemy as sa
+from pymysql.constants import CLIENT
+
+from consumer.openemr.packet import send_before
 
 SQL_MODE: Final = "STRICT_TRANS_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 """Refuse what OpenEMR's own sessions (sql_mode '') would cut or zero; for our sessions only, never global."""
@@ -18,7 +21,7 @@ LOCK_WAIT_TIMEOUT_S: Final = 10
 
 def create_engine(url: str) -> sa.Engine:
     """Make the engine of one process: a connection for batches, and one for the allocation of ids."""
-    return sa.create_engine(
+    engine = sa.create_engine(
         url,
         # No gap locks: members insert new keys side by side, and the entity map's primary key decides a race.
         isolation_level="READ COMMITTED",
@@ -28,6 +31,7 @@ def create_engine(url: str) -> sa.Engine:
         pool_pre_ping=False,  # a lost connection is seen by the statement that needs it, and nothing is lost by it
         connect_args={
             "charset": "utf8mb4",  # 4-byte characters
+            "client_flag": CLIENT.MULTI_STATEMENTS,  # for packet.py; every value in them goes through _literal
             "connect_timeout": CONNECT_TIMEOUT_S,
             "read_timeout": STATEMENT_TIMEOUT_S,
             "write_timeout": STATEMENT_TIMEOUT_S,
@@ -39,6 +43,8 @@ def create_engine(url: str) -> sa.Engine:
             ),
         },
     )
+    send_before(engine)
+    return engine
 
 
 def utc_offset(zone: zoneinfo.ZoneInfo, now: dt.datetime) -> str:

@@ -8,6 +8,8 @@ from typing import Any, Final, TypeAlias
 import sqlalchemy as sa
 from pymysql import converters
 
+from consumer.openemr.packet import packet_of
+
 Row: TypeAlias = Sequence[Any]
 
 ROWS_MAX: Final = 500
@@ -70,8 +72,12 @@ def select_in(connection: sa.Connection, sql: str, values: Iterable[Any], *rest:
 
 
 def _run(connection: sa.Connection, sql: str) -> None:
-    """Run a whole statement as it is; a % in a value is no placeholder."""
-    connection.exec_driver_sql(sql, None, {"no_parameters": True})
+    """Run a whole statement as it is, at once or in the connection's packet; a % in a value is no placeholder."""
+    packet = packet_of(connection)
+    if packet is None:
+        connection.exec_driver_sql(sql, None, {"no_parameters": True})
+    else:
+        packet.add(sql)
 
 
 def _literals(row: Row) -> str:

@@ -22,6 +22,7 @@ from consumer.openemr.errors import translated
 from consumer.openemr.identifiers import Numbers
 from consumer.openemr.ledger import Ledger, Lock
 from consumer.openemr.order import OrderTable
+from consumer.openemr.packet import Packet
 from consumer.openemr.patient import PatientTable
 from consumer.openemr.prescription import PrescriptionTable
 from consumer.openemr.session import utc_offset
@@ -78,6 +79,7 @@ class OpenEmrTarget:
         self._ledger = Ledger(ledger_schema, group_id)
         with translated(ledger_schema):
             self._connection = engine.connect()
+            self._packet = Packet(self._connection)
             self._tables = self._read_tables()
             self._numbers = Numbers(engine, ledger_schema)
 
@@ -117,7 +119,11 @@ class OpenEmrTarget:
             with self._connection.begin() as transaction:
                 self._set_time_zone()
                 writer = Writer(self._connection, self._ledger, self._numbers, self._tables.by_kind())
-                yield OpenEmrTransaction(self._connection, self._ledger, writer, transaction)
+                self._packet.open()
+                try:
+                    yield OpenEmrTransaction(self._connection, self._ledger, writer, transaction, self._packet)
+                finally:
+                    self._packet.discard()
                 if transaction.is_active:
                     transaction.rollback()
 
@@ -171,12 +177,18 @@ class OpenEmrTransaction:
     """The real TargetTransaction."""
 
     def __init__(
-        self, connection: sa.Connection, ledger: Ledger, writer: Writer, transaction: sa.RootTransaction
+        self,
+        connection: sa.Connection,
+        ledger: Ledger,
+        writer: Writer,
+        transaction: sa.RootTransaction,
+        packet: Packet,
     ) -> None:
         self._connection = connection
         self._ledger = ledger
         self._writer = writer
         self._transaction = transaction
+        self._packet = packet
 
     def settled(self, outbox_ids: Sequence[uuid.UUID]) -> frozenset[uuid.UUID]:
         """See ports.TargetTransaction."""
@@ -210,7 +222,7 @@ class OpenEmrTransaction:
 
     def commit(self) -> None:
         """See ports.TargetTransaction."""
-        self._transaction.commit()
+        self._packet.commit(self._transaction)
 
 
 def _kind(change: Change) -> str:

@@ -304,6 +304,7 @@ def test_an_entity_is_inserted_once(system: System) -> None:
     def insert_again() -> None:
         with system.target.transaction() as transaction:
             transaction.write([change_of(system.target, transaction, again, known=None)])
+            transaction.commit()
 
     with pytest.raises(RaceError):
         insert_again()
@@ -400,6 +401,7 @@ def test_a_refused_row_refuses_the_transaction(system: System) -> None:
     def write_both() -> None:
         with system.target.transaction() as transaction:
             transaction.write([change_of(system.target, transaction, one) for one in (good, bad)])
+            transaction.commit()
 
     with pytest.raises(RefusedError) as caught:
         write_both()

@@ -70,6 +70,7 @@ class GatedTarget:
                 return found
 
             def gated_commit() -> None:
+                self._target._packet.send()  # what was written is on the server, and not committed
                 self.before_commit()
                 commit()
 

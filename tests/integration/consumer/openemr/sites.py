@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import pytest
 import sqlalchemy as sa
 
 from connectors.events import EntityKey, Event
@@ -18,6 +19,7 @@ from connectors.outbox import EntityType, Operation, TargetSystem
 from consumer.apply import apply_events
 from consumer.openemr import account, ledger_schema, session
 from consumer.openemr.installation import install
+from consumer.openemr.packet import Packet
 from consumer.openemr.target import OpenEmrTarget
 from consumer.outcome import Applied, Failed, Outcome
 from tests import clinic
@@ -159,10 +161,17 @@ class Site:
         def record(_c: Any, _cursor: Any, statement: str, _p: Any, _context: Any, _many: bool) -> None:
             sent.append(" ".join(statement.split()))
 
-        engine = self.target._engine
+        def keep(packet: Packet, statement: str) -> None:
+            # A packet is a list of statements, and the driver runs it past SQLAlchemy.
+            sent.append(" ".join(statement.split()))
+            add(packet, statement)
+
+        add, engine = Packet.add, self.target._engine
         sa.event.listen(engine, "before_cursor_execute", record)
         try:
-            yield sent
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Packet, "add", keep)
+                yield sent
         finally:
             sa.event.remove(engine, "before_cursor_execute", record)
 
