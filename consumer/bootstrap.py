@@ -16,6 +16,7 @@ import structlog
 from connectors import topics
 from consumer import kafka, outbox_marker
 from consumer.config import ConsumerSettings
+from consumer.dead_letters import DeadLetterLimits
 from consumer.kafka import KafkaEventStream
 from consumer.loop import ConsumerLoop, LoopLimits
 from consumer.openemr import session
@@ -76,6 +77,11 @@ def wired(settings: ConsumerSettings) -> Iterator[ConsumerLoop]:
         limits = LoopLimits(
             records_max=settings.batch_records_max,
             parent_wait=dt.timedelta(seconds=settings.parent_wait_seconds),
+            dead_letters=DeadLetterLimits(
+                value_bytes_max=settings.record_bytes_max,
+                window_records=settings.dead_letter_window_records,
+                share_max=settings.dead_letter_share_max,
+            ),
         )
         yield ConsumerLoop(stream, target, SqlOutboxMarker(source, RetryPolicy()), limits=limits)
 

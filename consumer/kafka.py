@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import confluent_kafka
 import structlog
 
-from connectors.topics import MESSAGE_BYTES_MAX
+from consumer.dead_letters import added_headers
 from consumer.ports import MisconfiguredError, Record, StreamPosition, TransientError
 
 DEAD_LETTER_FLUSH_S: Final = 10.0
+ANSWER_LIMIT_S: Final = 10.0
+
+HALTED: Final = "emrsync: too many dead letters"
+"""Metadata of the group's offset where a member has given a partition up; the next commit takes it away."""
 
 _log = structlog.get_logger()
 
@@ -26,6 +30,17 @@ _MOVED_ON: Final = frozenset(
         confluent_kafka.KafkaError.FENCED_MEMBER_EPOCH,
         confluent_kafka.KafkaError._ASSIGNMENT_LOST,  # noqa: SLF001 - librdkafka names its own errors so
         confluent_kafka.KafkaError._NO_OFFSET,  # noqa: SLF001 - librdkafka names its own errors so
+    }
+)
+
+
+# The dead-letter topic, and not the record, must be changed before parking can succeed.
+_REFUSED: Final = frozenset(
+    {
+        confluent_kafka.KafkaError.MSG_SIZE_TOO_LARGE,
+        confluent_kafka.KafkaError.RECORD_LIST_TOO_LARGE,
+        confluent_kafka.KafkaError.INVALID_RECORD,
+        confluent_kafka.KafkaError.TOPIC_AUTHORIZATION_FAILED,
     }
 )
 
@@ -67,7 +82,8 @@ def producer_options(*, bootstrap_servers: str, client_id: str) -> Mapping[str, 
         "enable.idempotence": True,
         "acks": "all",
         "partitioner": "murmur2_random",  # the same key goes to the partition Java's default would choose
-        "message.max.bytes": MESSAGE_BYTES_MAX,  # whatever a topic could hold can be parked
+        "message.max.bytes": 1_000_000_000,  # the topic decides: a client's own limit would only refuse sooner
+        "compression.type": "zstd",  # a record that its topic took compressed may be larger than any topic's limit
         "delivery.timeout.ms": 10_000,
         "allow.auto.create.topics": False,
     }
@@ -100,7 +116,7 @@ class KafkaEventStream:
         if first is None:
             return ()
         messages = [first, *self._consumer.consume(records_max - 1, 0)] if records_max > 1 else [first]
-        records = [_record(message) for message in messages if _is_record(message)]
+        records = [polled_record(message) for message in messages if _is_record(message)]
         # A partition may have been revoked while draining: its next owner reads these records.
         return [record for record in records if (record.topic, record.partition) in self._owned]
 
@@ -114,7 +130,7 @@ class KafkaEventStream:
             if error is not None:
                 failures.append(error)
 
-        headers: list[tuple[str, str | bytes | None]] = [*record.headers, *_reason_headers(record, reason)]
+        headers: list[tuple[str, str | bytes | None]] = [*record.headers, *added_headers(record, reason)]
         try:
             self._producer.produce(
                 self._dead_letter_topic, value=record.value, key=record.key, headers=headers, on_delivery=delivered
@@ -124,8 +140,30 @@ class KafkaEventStream:
             failures.append(error.args[0])
             left = 0
         if left or failures:
-            reason = failures[0].name() if failures else "no answer"
-            raise TransientError(f"the dead-letter topic did not take a record ({reason}); its offset stays")
+            # With it goes what it still holds, which a repetition would park once more.
+            self._producer = None
+            raise _not_parked(failures[0] if failures else None, self._dead_letter_topic)
+
+    def halt(self, topic: str, partition: int) -> None:
+        """See ports.EventStream."""
+        place = confluent_kafka.TopicPartition(topic, partition)
+        try:
+            [found] = self._consumer.committed([place], timeout=ANSWER_LIMIT_S)
+            # Without an offset the group starts at the earliest record that is kept.
+            offset = found.offset if found.offset >= 0 else self._consumer.get_watermark_offsets(place)[0]
+            mark = confluent_kafka.TopicPartition(topic, partition, offset, metadata=HALTED)
+            self._consumer.commit(offsets=[mark], asynchronous=False)
+        except confluent_kafka.KafkaException as error:
+            raise TransientError(f"Kafka did not take a note beside an offset ({error.args[0].name()})") from error
+
+    def halted(self, places: Collection[tuple[str, int]]) -> bool:
+        """See ports.EventStream."""
+        asked = [confluent_kafka.TopicPartition(topic, partition) for topic, partition in places]
+        try:
+            found = self._consumer.committed(asked, timeout=ANSWER_LIMIT_S)
+        except confluent_kafka.KafkaException as error:
+            raise TransientError(f"Kafka did not tell the group's offsets ({error.args[0].name()})") from error
+        return any(one.metadata == HALTED for one in found)
 
     def commit(self, positions: Sequence[StreamPosition]) -> None:
         """See ports.EventStream."""
@@ -180,7 +218,8 @@ def _is_record(message: confluent_kafka.Message) -> bool:
     return False
 
 
-def _record(message: confluent_kafka.Message) -> Record:
+def polled_record(message: confluent_kafka.Message) -> Record:
+    """Give a message of the client, which is no error, as our value."""
     return Record(
         topic=message.topic() or "",
         partition=message.partition() or 0,
@@ -188,7 +227,13 @@ def _record(message: confluent_kafka.Message) -> Record:
         key=message.key(),
         value=message.value(),
         headers=_headers(message),
+        timestamp_ms=_timestamp_ms(message),
     )
+
+
+def _timestamp_ms(message: confluent_kafka.Message) -> int | None:
+    kind, instant_ms = message.timestamp()
+    return None if kind == confluent_kafka.TIMESTAMP_NOT_AVAILABLE else instant_ms
 
 
 def _headers(message: confluent_kafka.Message) -> Sequence[tuple[str, bytes | None]]:
@@ -197,13 +242,14 @@ def _headers(message: confluent_kafka.Message) -> Sequence[tuple[str, bytes | No
     return [(name, value.encode() if isinstance(value, str) else value) for name, value in found]
 
 
-def _reason_headers(record: Record, reason: str) -> Sequence[tuple[str, bytes]]:
-    return (
-        ("emrsync.reason", reason.encode()),
-        ("emrsync.topic", record.topic.encode()),
-        ("emrsync.partition", str(record.partition).encode()),
-        ("emrsync.offset", str(record.offset).encode()),
-    )
+def _not_parked(error: confluent_kafka.KafkaError | None, topic: str) -> Exception:
+    if error is not None and error.code() in _REFUSED:
+        what = f"{topic} refuses a dead letter ({error.name()}); its offset stays"
+        return MisconfiguredError(
+            f"{what}: see what `emrsync provision` says of this topic, or grant the right to write"
+        )
+    reason = "no answer" if error is None else error.name()
+    return TransientError(f"the dead-letter topic did not take a record ({reason}); its offset stays")
 
 
 def _names(partitions: Sequence[confluent_kafka.TopicPartition]) -> Sequence[str]:

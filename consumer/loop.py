@@ -9,8 +9,8 @@ from typing import Final
 
 import structlog
 
-from connectors import events
-from connectors.events import Event
+from consumer.dead_letters import LIMITS_DEFAULT as DEAD_LETTER_LIMITS
+from consumer.dead_letters import DeadLetterLimits, RecordReader
 from consumer.outcome import Failed
 from consumer.ports import EventStream, OutboxMarker, Record, Settlement, StreamPosition, Target
 from consumer.settle import release_parked, report_overdue, settle_events
@@ -27,8 +27,7 @@ class LoopLimits:
     poll_timeout_s: how late a stop request or the chores are seen on an idle topic.
     chores_interval_s: how often the waiting room is looked through without an event asking for it.
     parent_wait: how long an event may wait for its parent before its row says failed.
-    dead_letters_in_a_row_max: beyond it the topic holds something else than outbox events, and parking it all
-        would only hide that.
+    dead_letters: what is parked, and how much of it.
     """
 
     records_max: int = 500
@@ -36,17 +35,13 @@ class LoopLimits:
     poll_timeout_s: float = 0.5
     chores_interval_s: float = 1.0
     parent_wait: dt.timedelta = dt.timedelta(seconds=10)
-    dead_letters_in_a_row_max: int = 100
+    dead_letters: DeadLetterLimits = DEAD_LETTER_LIMITS
 
     def __post_init__(self) -> None:
         """Refuse bounds that make no sense."""
-        for name in ("records_max", "bytes_max", "poll_timeout_s", "chores_interval_s", "dead_letters_in_a_row_max"):
+        for name in ("records_max", "bytes_max", "poll_timeout_s", "chores_interval_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: must be above 0")
-
-
-class TooManyDeadLettersError(Exception):
-    """Record after record could not be decoded; someone must look before the rest is parked too."""
 
 
 LIMITS_DEFAULT: Final = LoopLimits()
@@ -70,7 +65,7 @@ class ConsumerLoop:
         self._limits = limits
         self._clock = clock
         self._stopping = False
-        self._dead_letters_in_a_row = 0
+        self._reader = RecordReader(stream, limits.dead_letters)
         self._chores_due_at = clock()
 
     def stop(self) -> None:
@@ -113,36 +108,12 @@ class ConsumerLoop:
             yield batch
 
     def _settle(self, records: Sequence[Record]) -> None:
-        decoded = [event for record in records if (event := self._decode(record)) is not None]
+        reading = self._reader.read(records, now=self._clock())
         positions = _next_positions(records)
-        settlements = settle_events(self._target, self._marker, decoded, positions, clock=self._clock)
+        settlements = settle_events(self._target, self._marker, reading.events, positions, clock=self._clock)
+        self._marker.mark(reading.unreadable)
         self._stream.commit(positions)
         _report(settlements)
-
-    def _decode(self, record: Record) -> Event | None:
-        """Read a record, or park it: durable in the dead-letter topic before its offset can move."""
-        try:
-            event = events.decode(record.key, record.value, dict(record.headers))
-        except events.EventError as error:
-            self._dead_letters_in_a_row += 1
-            if self._dead_letters_in_a_row > self._limits.dead_letters_in_a_row_max:
-                message = (
-                    f"{self._dead_letters_in_a_row} records in a row are no outbox events (last: {record.topic} "
-                    f"partition {record.partition} offset {record.offset}: {error}); nothing more is parked"
-                )
-                raise TooManyDeadLettersError(message) from error
-            self._stream.park(record, str(error))
-            _log.warning(
-                "record parked",
-                action="dead_letter",
-                topic=record.topic,
-                partition=record.partition,
-                offset=record.offset,
-                reason=str(error),
-            )
-            return None
-        self._dead_letters_in_a_row = 0
-        return event
 
     def _do_chores(self) -> None:
         """Release what a killed process left parked, and report what waits too long."""
