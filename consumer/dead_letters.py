@@ -162,7 +162,9 @@ class RecordReader:
             reason = reasons.get(_position(record))
             if not window.count(good=reason is None):
                 self._stream.halt(record.topic, record.partition)
-                raise TooManyDeadLettersError(_too_many(window.bad, self._limits, record, str(reason)))
+                message = _too_many(window.bad, self._limits, record, str(reason))
+                _log.error("too many dead letters", action="halted", topic=record.topic, partition=record.partition)
+                raise TooManyDeadLettersError(message)
         return window
 
     def _park(self, record: Record, reason: str) -> None:

@@ -138,7 +138,7 @@ class DeadLetterBox:
         return Replay(letter, refusal)
 
     def replay_undecided(self, *, dry_run: bool = False) -> Iterator[Replay]:
-        """Replay every letter that nothing was decided on, oldest first, so that an entity's events keep their order."""
+        """Replay every undecided letter, oldest first, so that an entity's events keep their order."""
         actions = self._actions.newest()
         for partition, (first, end) in enumerate(self._kept.offsets):
             for record in self._kafka.records(self._topic, partition, first, end):

@@ -81,8 +81,8 @@ class PipelineStatus:
             found.append(f"connector: {self.connector.failure or self.connector.summary}; `emrsync connector restart`")
         if not isinstance(self.lag, Unavailable):
             found += [
-                f"{one.topic} partition {one.partition}: stopped at offset {one.committed or 0}, because too many records"
-                " are no events; the consumer's last line says how to go on"
+                f"{one.topic} partition {one.partition}: stopped at offset {one.committed or 0}, because too many"
+                " records are no events; the consumer's last line says how to go on"
                 for one in self.lag
                 if one.halted
             ]

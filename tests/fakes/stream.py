@@ -101,6 +101,7 @@ class FakeEventStream:
         """See ports.EventStream."""
         self._faults.at("stream.halt")
         self._broker.halted.add((topic, partition))
+        self._broker.committed.setdefault((topic, partition), 0)
 
     def halted(self, places: Collection[tuple[str, int]]) -> bool:
         """See ports.EventStream."""

@@ -1,0 +1,163 @@
+"""A clinic's topics on the broker, a real OpenEMR database, members of a group, and the operator's commands."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import confluent_kafka
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from connectors.events import Event
+from connectors.topics import dead_letter_topic, entity_topic, topics
+from consumer.dead_letters import DeadLetterLimits
+from consumer.kafka import KafkaEventStream, consumer_options, producer_options
+from consumer.loop import ConsumerLoop, LoopLimits
+from operations import cli
+from operations.kafka import KafkaAdmin
+from tests.fakes import FakeMarker, FakeRow, FakeSource
+from tests.integration.consumer.openemr.sites import Site
+from tests.made_events import headers
+
+LIMIT_S: Final = 60.0
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+@dataclasses.dataclass
+class Clinic:
+    """Topics under a prefix of their own, and what reads them."""
+
+    servers: str
+    site: Site
+    prefix: str
+    admin: AdminClient
+    held: contextlib.ExitStack
+    source: FakeSource = dataclasses.field(default_factory=FakeSource)
+
+    def topic(self, one: Event) -> str:
+        """Name the topic of an event."""
+        return entity_topic(one.key.entity_type, self.prefix)
+
+    def write(self, one: Event) -> Event:
+        """Insert the outbox row."""
+        self.source.outbox[one.outbox_id] = FakeRow(one)
+        return one
+
+    def produce(self, topic: str, key: bytes | None, value: bytes | None, added: Headers) -> None:
+        """Produce a record, whatever it is."""
+        options = producer_options(bootstrap_servers=self.servers, client_id="test")
+        producer = confluent_kafka.Producer(dict(options))
+        producer.produce(topic, value=value, key=key, headers=list(added))
+        assert producer.flush(LIMIT_S) == 0
+
+    def happen(self, one: Event, **changed: bytes | None) -> Event:
+        """Write an event's row and produce its record, with some headers changed, and those that are None left out."""
+        all_headers = {**dict(headers(self.write(one))), **changed}
+        kept = [(name, value) for name, value in all_headers.items() if value is not None]
+        self.produce(self.topic(one), one.key.entity_id.encode(), one.payload, kept)
+        return one
+
+    def stream(self, **options: Any) -> KafkaEventStream:
+        """Join the group."""
+        common = {"bootstrap_servers": self.servers, "client_id": uuid.uuid4().hex}
+        stream = KafkaEventStream(
+            consumer_options(**common, group_id=self.prefix, classic=False),
+            {**producer_options(**common), **options},
+            topics=[one.name for one in topics(prefix=self.prefix)[:3]],
+            dead_letter_topic=dead_letter_topic(self.prefix),
+        )
+        self.held.callback(stream.close)
+        return stream
+
+    @contextlib.contextmanager
+    def member(self, **limits: Any) -> Iterator[ConsumerLoop]:
+        """Start a member with the limits of dead letters given, and let it leave."""
+        stream = self.stream()
+        loop_limits = LoopLimits(dead_letters=DeadLetterLimits(**limits))
+        yield ConsumerLoop(stream, self.site.target, FakeMarker(self.source), limits=loop_limits)
+        stream.close()
+
+    def drain(self, **limits: Any) -> None:
+        """Let a member work until nothing is left to read."""
+        with self.member(**limits) as loop:
+            self.turn_until(loop, lambda: self.lag() == 0)
+
+    def turn_until(self, loop: ConsumerLoop, done: Callable[[], bool]) -> None:
+        """Let a member take turns until something is so."""
+        deadline_s = time.monotonic() + LIMIT_S
+        while not done():
+            assert time.monotonic() < deadline_s, "the member does not come to it"
+            loop.run_once()
+
+    def lag(self) -> int:
+        """Count what the group has not settled."""
+        names = [one.name for one in topics(prefix=self.prefix)[:3]]
+        return sum(one.lag for one in KafkaAdmin(self.servers).lag(self.prefix, names))
+
+    def state(self, one: Event) -> tuple[str, str | None]:
+        """Give status and outcome of an event's row."""
+        row = self.source.outbox[one.outbox_id]
+        return row.status, row.outcome
+
+    def settings(self) -> Mapping[str, str]:
+        """Give what an operator's environment holds."""
+        return {
+            "EMRSYNC_KAFKA_BOOTSTRAP_SERVERS": self.servers,
+            "EMRSYNC_OPENEMR_URL": self.site.writer_url,
+            "EMRSYNC_LEDGER_SCHEMA": self.site.ledger,
+            "EMRSYNC_TOPIC_PREFIX": self.prefix,
+            "EMRSYNC_CONSUMER_GROUP": self.prefix,
+            "EMRSYNC_OPERATOR": "Robin",
+        }
+
+
+@contextlib.contextmanager
+def clinic_topics(servers: str, site: Site) -> Iterator[Clinic]:
+    """Make the topics of a clinic as provisioning does, and remove them."""
+    prefix = f"letters-{uuid.uuid4().hex}"
+    wanted = topics(prefix=prefix, partitions=2)[:4]
+    KafkaAdmin(servers).ensure_topics(wanted, report=lambda _line: None)
+    admin = AdminClient({"bootstrap.servers": servers})
+    with contextlib.ExitStack() as held:
+        held.callback(remove_topics, admin, [one.name for one in wanted])
+        yield Clinic(servers, site, prefix, admin, held)
+
+
+def remove_topics(admin: AdminClient, names: Sequence[str]) -> None:
+    """Remove topics, and wait until they are gone."""
+    present = set(admin.list_topics(timeout=LIMIT_S).topics) & set(names)
+    for removed in admin.delete_topics(sorted(present)).values() if present else ():
+        removed.result(LIMIT_S)
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """What a command printed and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def emrsync(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str, **more: str
+) -> Said:
+    """Run an operator's command in this process."""
+    for name, value in {**clinic.settings(), "COLUMNS": "300", **more}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["emrsync", *words])
+    capsys.readouterr()
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    shown = capsys.readouterr()
+    return Said(code, shown.out, shown.err)
