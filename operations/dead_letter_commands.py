@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from operations.config import OperationsSettings
 from operations.dead_letters import DeadLetter, DeadLetterBox, Replay, State
@@ -61,9 +62,9 @@ def show(
         return
     headers = shown.pop("headers")
     for name, value in shown.items():
-        typer.echo(f"{name:<16} {'' if value is None else value}")
+        typer.echo(f"{name:<16} {'' if value is None else _printable(str(value))}")
     for name, value in headers:
-        typer.echo(f"header {name:<16} {'(absent)' if value is None else value}")
+        typer.echo(f"header {_printable(name):<16} {'(absent)' if value is None else value}")
 
 
 @app.command()
@@ -121,13 +122,13 @@ def _mapping(letter: DeadLetter) -> dict[str, Any]:
     return {
         "id": letter.letter_id,
         "state": letter.state.value,
-        "reason": letter.reason,
-        "parked_at": None if letter.parked_at is None else letter.parked_at.isoformat(),
-        "topic": record.topic,
+        "reason": _printable(letter.reason),
+        "parked_at": None if letter.parked_at is None else letter.parked_at.isoformat(timespec="seconds"),
+        "topic": _printable(record.topic),
         "partition": record.partition,
         "offset": record.offset,
         "timestamp_ms": record.timestamp_ms,
-        "decided": None if action is None else str(action),
+        "decided": None if action is None else _printable(str(action)),
     }
 
 
@@ -135,10 +136,12 @@ def _table(letters: tuple[DeadLetter, ...]) -> Table:
     table = Table(box=None)
     for heading in ("id", "parked at", "state", "from", "reason"):
         table.add_column(heading, overflow="fold")
-    for one in letters:
-        parked_at = "" if one.parked_at is None else one.parked_at.isoformat(timespec="seconds")
-        place = f"{one.record.topic} {one.record.partition}:{one.record.offset}"
-        table.add_row(one.letter_id, parked_at, one.state.value, place, one.reason)
+    for one in map(_mapping, letters):
+        place = f"{one['topic']} {one['partition']}-{one['offset']}"
+        # As Text, since brackets in a plain string are rich's own language.
+        table.add_row(
+            *(Text(str(one[name] or "")) for name in ("id", "parked_at", "state")), Text(place), Text(one["reason"])
+        )
     return table
 
 
@@ -152,8 +155,9 @@ def _payload(value: bytes | None) -> dict[str, str | None]:
 
 
 def _text(value: bytes | None) -> str | None:
-    """Give bytes as text that moves no terminal's cursor: what is not printable is escaped."""
-    if value is None:
-        return None
-    text = value.decode("utf-8", "backslashreplace")
+    return None if value is None else _printable(value.decode("utf-8", "backslashreplace"))
+
+
+def _printable(text: str) -> str:
+    """Escape what would move a terminal's cursor: anybody may have written it."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

@@ -244,6 +244,8 @@ class KafkaAdmin:
             return KafkaUnreachableError(
                 f"Kafka does not answer at {self._servers}: start it, or set EMRSYNC_KAFKA_BOOTSTRAP_SERVERS"
             )
+        if cause.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return KafkaRefusedError("Kafka has no such topic: make the topics with `emrsync provision`")
         return KafkaRefusedError(f"Kafka refuses: {cause.str()}")
 
 

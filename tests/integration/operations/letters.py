@@ -20,6 +20,7 @@ from consumer.dead_letters import DeadLetterLimits
 from consumer.kafka import KafkaEventStream, consumer_options, producer_options
 from consumer.loop import ConsumerLoop, LoopLimits
 from operations import cli
+from operations.errors import KafkaRefusedError
 from operations.kafka import KafkaAdmin
 from tests.fakes import FakeMarker, FakeRow, FakeSource
 from tests.integration.consumer.openemr.sites import Site
@@ -122,12 +123,27 @@ class Clinic:
 def clinic_topics(servers: str, site: Site) -> Iterator[Clinic]:
     """Make the topics of a clinic as provisioning does, and remove them."""
     prefix = f"letters-{uuid.uuid4().hex}"
-    wanted = topics(prefix=prefix, partitions=2)[:4]
-    KafkaAdmin(servers).ensure_topics(wanted, report=lambda _line: None)
     admin = AdminClient({"bootstrap.servers": servers})
     with contextlib.ExitStack() as held:
-        held.callback(remove_topics, admin, [one.name for one in wanted])
+        held.callback(remove_topics, admin, [one.name for one in topics(prefix=prefix)[:4]])
+        make_topics(servers, prefix)
         yield Clinic(servers, site, prefix, admin, held)
+
+
+def make_topics(servers: str, prefix: str) -> None:
+    """Make those that are missing, and wait until the broker tells of them, which is a moment later."""
+    kafka = KafkaAdmin(servers)
+    wanted = topics(prefix=prefix, partitions=2)[:4]
+    kafka.ensure_topics(wanted, report=lambda _line: None)
+    deadline_s = time.monotonic() + LIMIT_S
+    for one in wanted:
+        while True:
+            try:
+                kafka.kept(one.name)
+                break
+            except KafkaRefusedError:
+                assert time.monotonic() < deadline_s, f"{one.name} does not appear"
+                time.sleep(0.05)
 
 
 def remove_topics(admin: AdminClient, names: Sequence[str]) -> None:

@@ -18,8 +18,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package
 )
 
 from connectors.events import Event
-from connectors.topics import dead_letter_topic, topics
-from consumer.dead_letters import TooManyDeadLettersError
+from connectors.topics import dead_letter_topic
+from consumer.dead_letters import ADDED, TooManyDeadLettersError
 from consumer.ports import MisconfiguredError, Record, TransientError
 from operations.config import OperationsSettings
 from operations.dead_letter_actions import DeadLetterActions, Kind
@@ -29,7 +29,7 @@ from operations.status import read_status
 from tests import clinic as made
 from tests.clinic import FAMILY_NAME
 from tests.integration.consumer.openemr.sites import Site, installed_site
-from tests.integration.operations.letters import Clinic, Said, clinic_topics, emrsync, remove_topics
+from tests.integration.operations.letters import Clinic, Said, clinic_topics, emrsync, make_topics, remove_topics
 from tests.made_events import event, headers
 
 Run = Callable[..., Said]
@@ -192,9 +192,9 @@ def count_of(clinic: Clinic, one: Event) -> int:
 
 def test_all_are_replayed_in_order_but_those_that_are_still_no_events(clinic: Clinic, run: Run) -> None:
     """Oldest first, so that the newest state of an entity is the last to arrive."""
-    fields = made.patient(given_name="First")
+    fields = made.patient()
     events = [clinic.happen(event({**fields, "given_name": name})) for name in ("First", "Second")]
-    clinic.happen(event(made.patient()), seq=b"x")
+    clinic.happen(event(fields), seq=b"x")
     clinic.drain(value_bytes_max=20)
 
     dry = run("dead-letter", "replay", "--all", "--dry-run")
@@ -246,10 +246,18 @@ def test_an_id_that_is_none_is_told(clinic: Clinic, run: Run) -> None:
 
 def test_a_record_that_no_consumer_parked_is_shown_and_never_replayed(clinic: Clinic, run: Run) -> None:
     """Somebody has written into the topic."""
-    clinic.produce(dead_letter_topic(clinic.prefix), b"k", b"v", [("emrsync.reason", b"made up")])
+    topic = dead_letter_topic(clinic.prefix)
+    clinic.produce(topic, b"k", b"v", [("emrsync.reason", b"made up")])
+    imitated = [
+        (name, {"emrsync.reason": b"[/b]\x1b[2J", "emrsync.topic": b"elsewhere"}.get(name, b"1")) for name in ADDED
+    ]
+    clinic.produce(topic, b"k", b"v", imitated)
 
-    [letter] = listed(run)
+    imitation, letter = listed(run)
     assert letter["reason"].startswith("its last headers are not")
+    assert "[/b]\\x1b[2J" == imitation["reason"]
+    assert "[/b]\\x1b[2J" in run("dead-letter", "list").out
+    assert "came from a topic that is none of ours" in run("dead-letter", "replay", "0-1").err
     assert "was not put there by a consumer" in run("dead-letter", "replay", "0-0").err
 
 
@@ -294,16 +302,11 @@ def test_decisions_do_not_pass_to_a_topic_that_was_made_anew(clinic: Clinic, run
     clinic.drain()
     run("dead-letter", "discard", "0-0", "--why", "old")
     remove_topics(clinic.admin, [dead_letter_topic(clinic.prefix)])
-    run_provision(clinic)
+    make_topics(clinic.servers, clinic.prefix)
     clinic.happen(event(made.patient()), seq=b"x")
     clinic.drain()
 
     assert ["undecided"] == [one["state"] for one in listed(run)]
-
-
-def run_provision(clinic: Clinic) -> None:
-    """Make the topics that are not there."""
-    KafkaAdmin(clinic.servers).ensure_topics(topics(prefix=clinic.prefix, partitions=2)[:4], report=lambda _line: None)
 
 
 def test_the_offset_stays_while_the_dead_letter_topic_is_away(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,7 +318,7 @@ def test_the_offset_stays_while_the_dead_letter_topic_is_away(clinic: Clinic, mo
         clinic.turn_until(loop, lambda: False)
     assert 1 == clinic.lag()
 
-    run_provision(clinic)
+    make_topics(clinic.servers, clinic.prefix)
     clinic.drain()
     assert 1 == KafkaAdmin(clinic.servers).kept(dead_letter_topic(clinic.prefix)).count
 
