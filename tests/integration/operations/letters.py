@@ -55,8 +55,11 @@ class Clinic:
         """Produce a record, whatever it is."""
         options = producer_options(bootstrap_servers=self.servers, client_id="test")
         producer = confluent_kafka.Producer(dict(options))
-        producer.produce(topic, value=value, key=key, headers=list(added))
+        errors: list[object] = []
+        told = lambda error, _message: errors.append(error)  # noqa: E731 - shorter than a function here
+        producer.produce(topic, value=value, key=key, headers=list(added), on_delivery=told)
         assert producer.flush(LIMIT_S) == 0
+        assert [None] == errors
 
     def happen(self, one: Event, **changed: bytes | None) -> Event:
         """Write an event's row and produce its record, with some headers changed, and those that are None left out."""

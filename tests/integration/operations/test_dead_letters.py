@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
@@ -275,7 +276,13 @@ def test_of_two_operators_who_decide_at_once_one_is_refused(clinic: Clinic) -> N
             refused.append(error)
 
     other = threading.Thread(target=decide)
-    first.take((0, 0), Kind.REPLAYED, before=None, act=other.start)
+
+    def act() -> None:
+        other.start()
+        other.join(0.5)
+        assert other.is_alive(), "the second decided before the first was through"
+
+    first.take((0, 0), Kind.REPLAYED, before=None, act=act)
     other.join()
 
     assert ["0-0: somebody else has just decided; look again"] == [str(one) for one in refused]
@@ -346,15 +353,15 @@ def shrink(clinic: Clinic, topic: str, bytes_max: int) -> None:
 def test_whatever_an_entity_topic_takes_the_dead_letter_topic_takes(clinic: Clinic) -> None:
     """A record at the topic's limit, and one that is far above it and was taken compressed."""
     one = event(made.patient())
-    random = bytes((number * number * 31 + number // 7) % 251 for number in range(1_000))
-    clinic.produce(clinic.topic(one), b"P-1", random * 5_990, headers(one))
+    # Hardly 300 bytes are left for what a record has beside its value, and none for a reason.
+    clinic.produce(clinic.topic(one), b"P-1", os.urandom(5_999_700), headers(one))
     clinic.produce(clinic.topic(one), b"P-1", b"x" * 20_000_000, headers(one))
     clinic.drain()
 
     kafka = KafkaAdmin(clinic.servers)
     topic = dead_letter_topic(clinic.prefix)
     sizes = [len(one.value or b"") for one in kafka.records(topic, 0, *kafka.kept(topic).offsets[0])]
-    assert [5_990_000, 20_000_000] == sizes
+    assert [5_999_700, 20_000_000] == sizes
 
 
 def test_too_many_bad_records_stop_the_group_until_somebody_lets_them_pass(clinic: Clinic) -> None:
