@@ -14,6 +14,9 @@ from connectors.outbox import ENTITY_ID_CHARACTERS_MAX, PAYLOAD_BYTES_MAX, Entit
 HEADERS: Final = ("id", "entity_type", "operation", "target_system", "seq", "payload_version", "created_at")
 """The headers of every event, all plain text."""
 
+UNREADABLE_HEADERS: Final = "emrsync.unreadable-headers"
+"""Stands for all headers of a record whose client could not give them."""
+
 SEQ_MAX: Final = 2**63 - 1
 
 RECORD_BYTES_MAX: Final = 2 * PAYLOAD_BYTES_MAX
@@ -83,6 +86,8 @@ def decode_record(
             of another entity type.
     """
     names = [name for name, _ in headers]
+    if UNREADABLE_HEADERS in names:
+        raise EventError("headers: a name is not UTF-8, and none of them can be read")
     for name in HEADERS:
         if names.count(name) > 1:
             raise EventError(f"header {name}: comes more than once")

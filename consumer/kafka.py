@@ -8,6 +8,7 @@ from typing import Any, Final
 import confluent_kafka
 import structlog
 
+from connectors.events import UNREADABLE_HEADERS
 from consumer.dead_letters import added_headers
 from consumer.ports import MisconfiguredError, Record, StreamPosition, TransientError
 
@@ -237,7 +238,11 @@ def _timestamp_ms(message: confluent_kafka.Message) -> int | None:
 
 
 def _headers(message: confluent_kafka.Message) -> Sequence[tuple[str, bytes | None]]:
-    pairs = message.headers() or ()
+    try:
+        pairs = message.headers() or ()
+    except (SystemError, UnicodeDecodeError):
+        # The client gives none of the headers when one name is not UTF-8; the group must pass such a record too.
+        return [(UNREADABLE_HEADERS, None)]
     found = pairs.items() if isinstance(pairs, dict) else pairs
     return [(name, value.encode() if isinstance(value, str) else value) for name, value in found]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import confluent_kafka
@@ -60,6 +62,25 @@ class Clinic:
         producer.produce(topic, value=value, key=key, headers=list(added), on_delivery=told)
         assert producer.flush(LIMIT_S) == 0
         assert [None] == errors
+
+    def produce_header_name(self, topic: str, name: bytes) -> None:
+        """Produce a record with a header of this name, which the client for Python does not let through."""
+        folder = Path(confluent_kafka.__file__).parents[1] / "confluent_kafka.libs"
+        [library] = folder.glob("librdkafka*")
+        rdkafka = ctypes.CDLL(str(library))
+        rdkafka.rd_kafka_conf_new.restype = rdkafka.rd_kafka_new.restype = ctypes.c_void_p
+        conf, error = ctypes.c_void_p(rdkafka.rd_kafka_conf_new()), ctypes.create_string_buffer(512)
+        rdkafka.rd_kafka_conf_set(conf, b"bootstrap.servers", self.servers.encode(), error, ctypes.c_size_t(512))
+        producer = ctypes.c_void_p(rdkafka.rd_kafka_new(0, conf, error, ctypes.c_size_t(512)))
+        topic_tag, value_tag, header_tag, end_tag = (ctypes.c_int(tag) for tag in (1, 4, 9, 0))
+        size = ctypes.c_size_t(2)
+        header = header_tag, ctypes.c_char_p(name), ctypes.c_char_p(b"v"), ctypes.c_ssize_t(1)
+        named = topic_tag, ctypes.c_char_p(topic.encode())
+        assert (
+            rdkafka.rd_kafka_producev(producer, *named, value_tag, ctypes.c_char_p(b"{}"), size, *header, end_tag) == 0
+        )
+        assert rdkafka.rd_kafka_flush(producer, 10_000) == 0
+        rdkafka.rd_kafka_destroy(producer)
 
     def happen(self, one: Event, **changed: bytes | None) -> Event:
         """Write an event's row and produce its record, with some headers changed, and those that are None left out."""

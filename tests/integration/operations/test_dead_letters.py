@@ -136,6 +136,17 @@ def test_each_kind_of_bad_record_is_kept_as_it_was_and_told_without_its_content(
     assert FAMILY_NAME in run("dead-letter", "show", ids["header id: is absent"], "--payload").out
 
 
+def test_a_header_whose_name_is_not_utf_8_stops_nobody(clinic: Clinic, run: Run) -> None:
+    """The client for Python gives none of the record's headers then, and its error would end every member in turn."""
+    clinic.produce_header_name(f"{clinic.prefix}.patient", b"\xff\xfe")
+    good = clinic.happen(event(made.patient()))
+    clinic.drain()
+
+    assert ("done", "applied") == clinic.state(good)
+    assert ["headers: a name is not UTF-8, and none of them can be read"] == [one["reason"] for one in listed(run)]
+    assert "is still no event: headers: a name" in run("dead-letter", "replay", "0-0").err
+
+
 def original_place(letter: Record) -> tuple[int, int, int]:
     """Give partition, offset and the offset behind it of what a dead letter was."""
     places = dict(letter.headers)
