@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
@@ -19,6 +20,11 @@ HALTED: Final = "emrsync: too many dead letters"
 """Metadata of the group's offset where a member has given a partition up; the next commit takes it away."""
 
 _log = structlog.get_logger()
+
+# When the name of a header is not UTF-8 the client (2.16) returns a list with holes together with an error. A call by
+# way of methodcaller is checked for that; message.headers() is not where the interpreter has made it fast, and the
+# first touch of a hole kills the process. A second call for the same message gives the holes without the error.
+_call_headers: Final = operator.methodcaller("headers")
 
 # The group moved on while we worked: the partitions' new owners read from the last committed offset, and the
 # ledger makes what they repeat a duplicate.
@@ -239,9 +245,9 @@ def _timestamp_ms(message: confluent_kafka.Message) -> int | None:
 
 def _headers(message: confluent_kafka.Message) -> Sequence[tuple[str, bytes | None]]:
     try:
-        pairs = message.headers() or ()
+        pairs = _call_headers(message) or ()
     except (SystemError, UnicodeDecodeError):
-        # The client gives none of the headers when one name is not UTF-8; the group must pass such a record too.
+        # One name is not UTF-8, and the client gives none of the headers; the group must pass such a record too.
         return [(UNREADABLE_HEADERS, None)]
     found = pairs.items() if isinstance(pairs, dict) else pairs
     return [(name, value.encode() if isinstance(value, str) else value) for name, value in found]
