@@ -69,8 +69,8 @@ class DeadLetterBox:
     """The dead-letter topic with the decisions on it; methods may raise OperationError, SettingsError, DBAPIError."""
 
     def __init__(self, settings: OperationsSettings) -> None:
+        settings.check("kafka_bootstrap_servers", "openemr_url")
         self._kafka = KafkaAdmin(settings.text("kafka_bootstrap_servers"))
-        settings.check("openemr_url")
         self._topic = dead_letter_topic(settings.topic_prefix)
         self._targets = frozenset(entity_topics(settings.topic_prefix))
         self._value_bytes_max = settings.record_bytes_max

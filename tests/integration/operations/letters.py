@@ -63,8 +63,8 @@ class Clinic:
         assert producer.flush(LIMIT_S) == 0
         assert [None] == errors
 
-    def produce_header_name(self, topic: str, name: bytes) -> None:
-        """Produce a record with a header of this name, which the client for Python does not let through."""
+    def produce_header_name(self, topic: str, name: bytes, times: int) -> None:
+        """Produce records with a header of this name, which the client for Python does not let through."""
         folder = Path(confluent_kafka.__file__).parents[1] / "confluent_kafka.libs"
         [library] = folder.glob("librdkafka*")
         rdkafka = ctypes.CDLL(str(library))
@@ -76,9 +76,9 @@ class Clinic:
         size = ctypes.c_size_t(2)
         header = header_tag, ctypes.c_char_p(name), ctypes.c_char_p(b"v"), ctypes.c_ssize_t(1)
         named = topic_tag, ctypes.c_char_p(topic.encode())
-        assert (
-            rdkafka.rd_kafka_producev(producer, *named, value_tag, ctypes.c_char_p(b"{}"), size, *header, end_tag) == 0
-        )
+        value = value_tag, ctypes.c_char_p(b"{}"), size
+        for _ in range(times):
+            assert rdkafka.rd_kafka_producev(producer, *named, *value, *header, end_tag) == 0
         assert rdkafka.rd_kafka_flush(producer, 10_000) == 0
         rdkafka.rd_kafka_destroy(producer)
 
