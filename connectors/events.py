@@ -6,7 +6,7 @@ import dataclasses
 import datetime as dt
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
 
 from connectors.outbox import ENTITY_ID_CHARACTERS_MAX, PAYLOAD_BYTES_MAX, EntityType, Operation, TargetSystem
@@ -14,13 +14,22 @@ from connectors.outbox import ENTITY_ID_CHARACTERS_MAX, PAYLOAD_BYTES_MAX, Entit
 HEADERS: Final = ("id", "entity_type", "operation", "target_system", "seq", "payload_version", "created_at")
 """The headers of every event, all plain text."""
 
+UNREADABLE_HEADERS: Final = "emrsync.unreadable-headers"
+"""Stands for all headers of a record whose client could not give them."""
+
 SEQ_MAX: Final = 2**63 - 1
+
+RECORD_BYTES_MAX: Final = 2 * PAYLOAD_BYTES_MAX
+"""Largest value of a record that is applied, unless a setting says otherwise.
+
+Above the largest payload, since PostgreSQL gives JSONB back with blanks that the application did not write.
+"""
 
 _Member = TypeVar("_Member", EntityType, Operation, TargetSystem)
 
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f]")
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_DIGITS: Final = re.compile(r"\d{1,19}")
+_DIGITS: Final = re.compile(r"[0-9]{1,19}")
 
 
 class EventError(ValueError):
@@ -62,12 +71,45 @@ def check_entity_id(entity_id: str) -> str:
     return entity_id
 
 
-def decode(key: bytes | None, value: bytes | None, headers: Mapping[str, bytes | None]) -> Event:
-    """Read one record of an entity topic; raise EventError when it is none that can be applied."""
+def decode_record(
+    topic: str,
+    key: bytes | None,
+    value: bytes | None,
+    headers: Sequence[tuple[str, bytes | None]],
+    *,
+    value_bytes_max: int = RECORD_BYTES_MAX,
+) -> Event:
+    """Read one record as it was polled from an entity topic.
+
+    Raises:
+        EventError: it is none that can be applied: as decode, or a header of ours comes twice, or the topic is that
+            of another entity type.
+    """
+    names = [name for name, _ in headers]
+    if UNREADABLE_HEADERS in names:
+        raise EventError("headers: a name is not UTF-8, and none of them can be read")
+    for name in HEADERS:
+        if names.count(name) > 1:
+            raise EventError(f"header {name}: comes more than once")
+    event = decode(key, value, dict(headers), value_bytes_max=value_bytes_max)
+    # Each entity's events keep their order because they share one partition of one topic.
+    if topic.rpartition(".")[2] != event.key.entity_type:
+        raise EventError("header entity_type: is not the one of this topic")
+    return event
+
+
+def decode(
+    key: bytes | None,
+    value: bytes | None,
+    headers: Mapping[str, bytes | None],
+    *,
+    value_bytes_max: int = RECORD_BYTES_MAX,
+) -> Event:
+    """Read key, value (at most value_bytes_max bytes) and headers; raise EventError when they are no event."""
     if value is None:
         raise EventError("value: is absent (a tombstone)")
-    if len(value) > PAYLOAD_BYTES_MAX:
-        raise EventError(f"value: has {len(value)} bytes, at most {PAYLOAD_BYTES_MAX} are allowed")
+    if len(value) > value_bytes_max:
+        raise EventError(f"value: has {len(value)} bytes, at most {value_bytes_max} are allowed")
     if key is None:
         raise EventError("key: is absent; it must be the entity_id")
     return Event(
@@ -80,6 +122,15 @@ def decode(key: bytes | None, value: bytes | None, headers: Mapping[str, bytes |
         created_at=_instant(_text(headers, "created_at")),
         payload=value,
     )
+
+
+def readable_id(headers: Sequence[tuple[str, bytes | None]]) -> uuid.UUID | None:
+    """Return the outbox id of a record that is no event otherwise, or None when that cannot be told either."""
+    found = [raw for name, raw in headers if name == "id"]
+    try:
+        return _uuid(_text({"id": found[0]}, "id")) if len(found) == 1 else None
+    except EventError:
+        return None
 
 
 def _utf8(raw: bytes, name: str) -> str:

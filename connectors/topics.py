@@ -17,6 +17,9 @@ DEAD_LETTER_RETENTION_DAYS: Final = 90
 MESSAGE_BYTES_MAX: Final = 6_000_000
 """The broker's own limit, above the connector's max.request.size, so that no record is refused half way."""
 
+DEAD_LETTER_BYTES_MAX: Final = 2 * MESSAGE_BYTES_MAX
+"""Of the dead-letter topic: whatever an entity topic holds, with headers added and compressed by another client."""
+
 BROKER_DEFAULT: Final = -1
 
 _DAY_MS: Final = 24 * 3600 * 1000
@@ -92,12 +95,12 @@ def topics(
         min_insync_replicas: copies that must have a record before it counts as written; 2 on a cluster of three.
     """
 
-    def one(name: str, count: int, retention_ms: int) -> Topic:
-        return Topic(name, count, retention_ms, MESSAGE_BYTES_MAX, min_insync_replicas, replication_factor)
+    def one(name: str, count: int, retention_ms: int, bytes_max: int = MESSAGE_BYTES_MAX) -> Topic:
+        return Topic(name, count, retention_ms, bytes_max, min_insync_replicas, replication_factor)
 
     return (
         *(one(name, partitions, RETENTION_DAYS * _DAY_MS) for name in entity_topics(prefix)),
-        one(dead_letter_topic(prefix), 1, DEAD_LETTER_RETENTION_DAYS * _DAY_MS),
+        one(dead_letter_topic(prefix), 1, DEAD_LETTER_RETENTION_DAYS * _DAY_MS, DEAD_LETTER_BYTES_MAX),
         # Debezium reads signals from partition 0 only.
         one(signals_topic(prefix), 1, 7 * _DAY_MS),
         one(heartbeat_topic(prefix), 1, _DAY_MS),

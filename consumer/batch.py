@@ -2,46 +2,50 @@
 
 from __future__ import annotations
 
-import collections
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import datetime as dt
+from collections.abc import Collection, Iterator, Sequence
 
 from connectors.events import Event
-from consumer.ports import Place, Record, StreamPosition
+from consumer.dead_letters import Reading, RecordReader
+from consumer.ports import Place, Record, Settlement, StreamPosition
 
 
 class Batch:
-    """Records still to be decoded, the events of those that were, and how far that brings each partition."""
+    """Records, the events of those that were read, and how far that brings each partition."""
 
-    def __init__(self, records: Iterable[Record]) -> None:
-        self._records = collections.deque(records)
-        self._events: list[tuple[Place, Event]] = []
-        self._offsets: dict[Place, int] = {}
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._records = records
+        self._reading: Reading | None = None
 
-    def decode(self, read: Callable[[Record], Event | None]) -> None:
-        """Read the records in turn, with None for one that is no event; what raises is read again the next time."""
-        while self._records:
-            record = self._records[0]
-            event = read(record)
-            if event is not None:
-                self._events.append((record.place, event))
-            self._offsets[record.place] = max(self._offsets.get(record.place, 0), record.offset + 1)
-            self._records.popleft()
+    def read(self, reader: RecordReader, now: dt.datetime) -> None:
+        """Decode the records, once; raises as RecordReader.read, and may be repeated then."""
+        if self._reading is None:
+            self._reading = reader.read(self._records, now=now)
 
     def leave_out(self, places: Collection[Place]) -> None:
         """Forget what came from these partitions."""
-        self._records = collections.deque(one for one in self._records if one.place not in places)
-        self._events = [one for one in self._events if one[0] not in places]
-        self._offsets = {place: offset for place, offset in self._offsets.items() if place not in places}
+        self._records = [one for one in self._records if one.place not in places]
+        if self._reading is not None:
+            events = [(place, event) for place, event in self._reading.events if place not in places]
+            self._reading = Reading(events, self._reading.unreadable)
 
     @property
     def events(self) -> Sequence[Event]:
         """The events in the order of their records."""
-        return [event for _, event in self._events]
+        return () if self._reading is None else [event for _, event in self._reading.events]
+
+    @property
+    def unreadable(self) -> Sequence[Settlement]:
+        """What the outbox rows of dead letters are told."""
+        return () if self._reading is None else self._reading.unreadable
 
     @property
     def positions(self) -> Sequence[StreamPosition]:
         """The next offsets after this batch."""
-        return [StreamPosition(topic, partition, offset) for (topic, partition), offset in self._offsets.items()]
+        offsets: dict[Place, int] = {}
+        for one in self._records:
+            offsets[one.place] = max(offsets.get(one.place, 0), one.offset + 1)
+        return [StreamPosition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
 
 
 def split(records: Sequence[Record], bytes_max: int) -> Iterator[Batch]:

@@ -16,9 +16,10 @@ from types import FrameType
 import structlog
 
 from connectors import topics
-from consumer import kafka, outbox_marker
+from consumer import kafka_options, outbox_marker
 from consumer.backoff import Backoff
 from consumer.config import ConsumerSettings
+from consumer.dead_letters import DeadLetterLimits
 from consumer.kafka import KafkaEventStream
 from consumer.loop import ConsumerLoop, LoopLimits
 from consumer.openemr import session
@@ -81,24 +82,32 @@ def tune_memory() -> None:
 @contextlib.contextmanager
 def wired(settings: ConsumerSettings, target: OpenEmrTarget) -> Iterator[ConsumerLoop]:
     """Give a loop on the real systems; what it holds, the target too, is given back at the end."""
+    servers, client_id = settings.kafka_bootstrap_servers, settings.client_id
     with contextlib.ExitStack() as held:
         held.callback(target.close)
         source = outbox_marker.create_engine(settings.source_url.get_secret_value())
         held.callback(source.dispose)
         stream = KafkaEventStream(
-            kafka.consumer_options(
-                bootstrap_servers=settings.kafka_bootstrap_servers,
+            kafka_options.consumer_options(
+                bootstrap_servers=servers,
                 group_id=settings.consumer_group,
-                client_id=settings.client_id,
+                client_id=client_id,
                 classic=settings.group_protocol == "classic",
             ),
-            kafka.producer_options(bootstrap_servers=settings.kafka_bootstrap_servers, client_id=settings.client_id),
+            kafka_options.producer_options(
+                bootstrap_servers=settings.kafka_bootstrap_servers, client_id=settings.client_id
+            ),
             topics=topics.entity_topics(settings.topic_prefix),
             dead_letter_topic=topics.dead_letter_topic(settings.topic_prefix),
         )
         limits = LoopLimits(
             records_max=settings.batch_records_max,
             parent_wait=dt.timedelta(seconds=settings.parent_wait_seconds),
+            dead_letters=DeadLetterLimits(
+                value_bytes_max=settings.record_bytes_max,
+                window_records=settings.dead_letter_window_records,
+                share_max=settings.dead_letter_share_max,
+            ),
         )
         # One thread: marks keep the order of their batches, and overlap with the next batch's way into OpenEMR.
         executor = held.enter_context(concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="marks"))

@@ -9,6 +9,8 @@ import pydantic
 from pydantic import Field
 
 from connectors.config import Settings
+from connectors.events import RECORD_BYTES_MAX
+from connectors.topics import MESSAGE_BYTES_MAX
 
 Word = Annotated[str, Field(min_length=1)]
 
@@ -51,6 +53,15 @@ class ConsumerSettings(Settings):
 
     parent_wait_seconds: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0
     """How long an event waits for its parent before its row says failed; it is applied whenever the parent comes."""
+
+    record_bytes_max: Annotated[int, Field(ge=1_024, le=MESSAGE_BYTES_MAX)] = RECORD_BYTES_MAX
+    """A record with a larger value is parked as a dead letter."""
+
+    dead_letter_window_records: Annotated[int, Field(ge=1, le=100_000)] = 1_000
+    """Of how many of its newest records a member takes the share of dead letters."""
+
+    dead_letter_share_max: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Beyond this share the member ends; 1 parks whatever comes."""
 
     log_format: Literal["console", "json"] = "json"
     """How log lines look on standard error."""

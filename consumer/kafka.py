@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
@@ -9,15 +10,25 @@ from typing import Any, Final
 import confluent_kafka
 import structlog
 
-from connectors.topics import MESSAGE_BYTES_MAX
+from connectors.events import UNREADABLE_HEADERS
+from consumer.dead_letters import added_headers
 from consumer.ports import MisconfiguredError, Place, Record, StreamPosition, TransientError
 
 DEAD_LETTER_FLUSH_S: Final = 10.0
+ANSWER_LIMIT_S: Final = 10.0
+
+HALTED: Final = "emrsync: too many dead letters"
+"""Metadata of the group's offset where a member has given a partition up; the next commit takes it away."""
 
 UNKNOWN_TOPIC_WAIT_S: Final = 60.0
 """How long a member that owns partitions believes that its topics come back."""
 
 _log = structlog.get_logger()
+
+# When the name of a header is not UTF-8 the client (2.16) returns a list with holes together with an error. A call by
+# way of methodcaller is checked for that; message.headers() is not where the interpreter has made it fast, and the
+# first touch of a hole kills the process. A second call for the same message gives the holes without the error.
+_call_headers: Final = operator.methodcaller("headers")
 
 # The group moved on while we worked: the partitions' new owners read from the last committed offset, and the
 # ledger makes what they repeat a duplicate.
@@ -42,47 +53,15 @@ _NOT_PROVISIONED: Final = frozenset(
 )
 
 
-def consumer_options(*, bootstrap_servers: str, group_id: str, client_id: str, classic: bool) -> Mapping[str, Any]:
-    """Give the options of one member, written out because their defaults lose or delay events."""
-    protocol: Mapping[str, Any] = {"group.protocol": "consumer"}  # KIP-848: no stop-the-world when members change
-    if classic:
-        protocol = {
-            "group.protocol": "classic",
-            "partition.assignment.strategy": "cooperative-sticky",
-            "session.timeout.ms": 45_000,
-        }
-    return {
-        **protocol,
-        "bootstrap.servers": bootstrap_servers,
-        "group.id": group_id,
-        "client.id": client_id,
-        "enable.auto.commit": False,  # an offset moves only after the outcome is marked
-        "enable.auto.offset.store": False,
-        "auto.offset.reset": "earliest",  # the default, latest, would skip what came before the first start
-        "isolation.level": "read_committed",
-        "max.poll.interval.ms": 300_000,  # longest batch, far above STATEMENT_TIMEOUT_S
-        "fetch.wait.max.ms": 100,  # an idle fetch returns as soon as one byte is there; this bounds the long poll
-        "fetch.min.bytes": 1,
-        "fetch.error.backoff.ms": 50,
-        "queued.min.messages": 2_000,  # four batches ahead; the default, 100,000, is memory for nothing
-        "queued.max.messages.kbytes": 16_384,  # per consumer, so that memory stays flat whatever the backlog
-        "socket.nagle.disable": True,
-        "allow.auto.create.topics": False,
+# The dead-letter topic, and not the record, must be changed before parking can succeed.
+_REFUSED: Final = frozenset(
+    {
+        confluent_kafka.KafkaError.MSG_SIZE_TOO_LARGE,
+        confluent_kafka.KafkaError.RECORD_LIST_TOO_LARGE,
+        confluent_kafka.KafkaError.INVALID_RECORD,
+        confluent_kafka.KafkaError.TOPIC_AUTHORIZATION_FAILED,
     }
-
-
-def producer_options(*, bootstrap_servers: str, client_id: str) -> Mapping[str, Any]:
-    """Give the options of the dead-letter producer."""
-    return {
-        "bootstrap.servers": bootstrap_servers,
-        "client.id": f"{client_id}-dead-letter",
-        "enable.idempotence": True,
-        "acks": "all",
-        "partitioner": "murmur2_random",  # the same key goes to the partition Java's default would choose
-        "message.max.bytes": MESSAGE_BYTES_MAX,  # whatever a topic could hold can be parked
-        "delivery.timeout.ms": 10_000,
-        "allow.auto.create.topics": False,
-    }
+)
 
 
 class KafkaEventStream:
@@ -115,7 +94,7 @@ class KafkaEventStream:
         if first is None:
             return ()
         messages = [first, *self._consumer.consume(records_max - 1, 0)] if records_max > 1 else [first]
-        records = [_record(message) for message in messages if self._is_record(message)]
+        records = [polled_record(message) for message in messages if self._is_record(message)]
         # A partition may have been revoked while draining: its next owner reads these records.
         return [record for record in records if record.place in self._owned]
 
@@ -142,7 +121,7 @@ class KafkaEventStream:
             if error is not None:
                 failures.append(error)
 
-        headers: list[tuple[str, str | bytes | None]] = [*record.headers, *_reason_headers(record, reason)]
+        headers: list[tuple[str, str | bytes | None]] = [*record.headers, *added_headers(record, reason)]
         try:
             self._producer.produce(
                 self._dead_letter_topic, value=record.value, key=record.key, headers=headers, on_delivery=delivered
@@ -152,8 +131,30 @@ class KafkaEventStream:
             failures.append(error.args[0])
             left = 0
         if left or failures:
-            reason = failures[0].name() if failures else "no answer"
-            raise TransientError(f"the dead-letter topic did not take a record ({reason}); its offset stays")
+            # With it goes what it still holds, which a repetition would park once more.
+            self._producer = None
+            raise _not_parked(failures[0] if failures else None, self._dead_letter_topic)
+
+    def halt(self, topic: str, partition: int) -> None:
+        """See ports.EventStream."""
+        place = confluent_kafka.TopicPartition(topic, partition)
+        try:
+            [found] = self._consumer.committed([place], timeout=ANSWER_LIMIT_S)
+            # Without an offset the group starts at the earliest record that is kept.
+            offset = found.offset if found.offset >= 0 else self._consumer.get_watermark_offsets(place)[0]
+            mark = confluent_kafka.TopicPartition(topic, partition, offset, metadata=HALTED)
+            self._consumer.commit(offsets=[mark], asynchronous=False)
+        except confluent_kafka.KafkaException as error:
+            raise TransientError(f"Kafka did not take a note beside an offset ({error.args[0].name()})") from error
+
+    def halted(self, places: Collection[tuple[str, int]]) -> bool:
+        """See ports.EventStream."""
+        asked = [confluent_kafka.TopicPartition(topic, partition) for topic, partition in places]
+        try:
+            found = self._consumer.committed(asked, timeout=ANSWER_LIMIT_S)
+        except confluent_kafka.KafkaException as error:
+            raise TransientError(f"Kafka did not tell the group's offsets ({error.args[0].name()})") from error
+        return any(one.metadata == HALTED for one in found)
 
     def commit(self, positions: Sequence[StreamPosition]) -> None:
         """See ports.EventStream."""
@@ -221,7 +222,8 @@ class KafkaEventStream:
         return False
 
 
-def _record(message: confluent_kafka.Message) -> Record:
+def polled_record(message: confluent_kafka.Message) -> Record:
+    """Give a message of the client, which is no error, as our value."""
     return Record(
         topic=message.topic() or "",
         partition=message.partition() or 0,
@@ -229,22 +231,33 @@ def _record(message: confluent_kafka.Message) -> Record:
         key=message.key(),
         value=message.value(),
         headers=_headers(message),
+        timestamp_ms=_timestamp_ms(message),
     )
 
 
+def _timestamp_ms(message: confluent_kafka.Message) -> int | None:
+    kind, instant_ms = message.timestamp()
+    return None if kind == confluent_kafka.TIMESTAMP_NOT_AVAILABLE else instant_ms
+
+
 def _headers(message: confluent_kafka.Message) -> Sequence[tuple[str, bytes | None]]:
-    pairs = message.headers() or ()
+    try:
+        pairs = _call_headers(message) or ()
+    except (SystemError, UnicodeDecodeError):
+        # One name is not UTF-8, and the client gives none of the headers; the group must pass such a record too.
+        return [(UNREADABLE_HEADERS, None)]
     found = pairs.items() if isinstance(pairs, dict) else pairs
     return [(name, value.encode() if isinstance(value, str) else value) for name, value in found]
 
 
-def _reason_headers(record: Record, reason: str) -> Sequence[tuple[str, bytes]]:
-    return (
-        ("emrsync.reason", reason.encode()),
-        ("emrsync.topic", record.topic.encode()),
-        ("emrsync.partition", str(record.partition).encode()),
-        ("emrsync.offset", str(record.offset).encode()),
-    )
+def _not_parked(error: confluent_kafka.KafkaError | None, topic: str) -> Exception:
+    if error is not None and error.code() in _REFUSED:
+        what = f"{topic} refuses a dead letter ({error.name()}); its offset stays"
+        return MisconfiguredError(
+            f"{what}: see what `emrsync provision` says of this topic, or grant the right to write"
+        )
+    reason = "no answer" if error is None else error.name()
+    return TransientError(f"the dead-letter topic did not take a record ({reason}); its offset stays")
 
 
 def _places(partitions: Sequence[confluent_kafka.TopicPartition]) -> frozenset[Place]:

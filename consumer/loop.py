@@ -11,15 +11,16 @@ from typing import Final
 
 import structlog
 
-from connectors import events
-from connectors.events import EntityKey, Event
+from connectors.events import EntityKey
 from consumer.apply import apply_events
 from consumer.backoff import Backoff
 from consumer.batch import Batch, split
 from consumer.crash_points import Point, reached
+from consumer.dead_letters import LIMITS_DEFAULT as DEAD_LETTER_LIMITS
+from consumer.dead_letters import DeadLetterLimits, RecordReader
 from consumer.marking import MarkQueue, Unmarked
 from consumer.outcome import Failed
-from consumer.ports import EventStream, OutboxMarker, Place, Record, Settlement, Target, TransientError
+from consumer.ports import EventStream, OutboxMarker, Place, Settlement, Target, TransientError
 from consumer.settle import release_parked, report_overdue, touched
 
 _log = structlog.get_logger()
@@ -34,8 +35,7 @@ class LoopLimits:
     poll_timeout_s: how late a stop request or the chores are seen on an idle topic.
     chores_interval_s: how often the waiting room is looked through without an event asking for it.
     parent_wait: how long an event may wait for its parent before its row says failed.
-    dead_letters_in_a_row_max: beyond it the topic holds something else than outbox events, and parking it all
-        would only hide that.
+    dead_letters: what is parked, and how much of it.
     unmarked_events_max: how far OpenEMR may be ahead of its marks while the source is away; some 10 MiB, and
         repeated as duplicates when the process dies.
     unmarked_wait_s: how long a full queue of marks is waited for before partitions are paused, which costs what was
@@ -48,7 +48,7 @@ class LoopLimits:
     poll_timeout_s: float = 0.5
     chores_interval_s: float = 1.0
     parent_wait: dt.timedelta = dt.timedelta(hours=24)
-    dead_letters_in_a_row_max: int = 100
+    dead_letters: DeadLetterLimits = DEAD_LETTER_LIMITS
     unmarked_events_max: int = 5_000
     unmarked_wait_s: float = 1.0
     leave_wait_s: float = 5.0
@@ -57,12 +57,10 @@ class LoopLimits:
         """Refuse bounds that make no sense."""
         for field in dataclasses.fields(self):
             bound = getattr(self, field.name)
-            if bound <= (dt.timedelta() if isinstance(bound, dt.timedelta) else 0):
+            if isinstance(bound, int | float) and bound <= 0:
                 raise ValueError(f"{field.name}: must be above 0")
-
-
-class TooManyDeadLettersError(Exception):
-    """Record after record could not be decoded; someone must look before the rest is parked too."""
+        if self.parent_wait <= dt.timedelta():
+            raise ValueError("parent_wait: must be above 0")
 
 
 LIMITS_DEFAULT: Final = LoopLimits()
@@ -91,7 +89,7 @@ class ConsumerLoop:
         self._backoff = Backoff()
         self._chores_backoff = Backoff()
         self._stopping = False
-        self._dead_letters_in_a_row = 0
+        self._reader = RecordReader(stream, limits.dead_letters)
         self._chores_due_at = clock()
         stream.before_revoke(self._give_up)
 
@@ -157,12 +155,12 @@ class ConsumerLoop:
         return True
 
     def _settle(self, batch: Batch) -> None:
-        batch.decode(self._decode)
+        batch.read(self._reader, self._clock())
         positions = batch.positions
         if not positions:
             return
         settlements = apply_events(self._target, batch.events, positions, clock=self._clock)
-        self._marks.add(Unmarked(settlements, positions))
+        self._marks.add(Unmarked([*settlements, *batch.unreadable], positions))
         _report(settlements)
         self._release(touched(settlements))
 
@@ -174,33 +172,6 @@ class ConsumerLoop:
             _report(release_parked(self._target, self._marker, keys, clock=self._clock))
         except TransientError as error:
             _log.warning("children wait for the chores", action="release_postponed", reason=str(error))
-
-    def _decode(self, record: Record) -> Event | None:
-        """Read a record, or park it: durable in the dead-letter topic before its offset can move."""
-        try:
-            event = events.decode(record.key, record.value, dict(record.headers))
-        except events.EventError as error:
-            self._dead_letters_in_a_row += 1
-            if self._dead_letters_in_a_row > self._limits.dead_letters_in_a_row_max:
-                message = (
-                    f"{self._dead_letters_in_a_row} records in a row are no outbox events (last: {record.topic} "
-                    f"partition {record.partition} offset {record.offset}: {error}); nothing more is parked"
-                )
-                raise TooManyDeadLettersError(message) from error
-            reached(Point.BEFORE_DEAD_LETTER)
-            self._stream.park(record, str(error))
-            reached(Point.AFTER_DEAD_LETTER)
-            _log.warning(
-                "record parked",
-                action="dead_letter",
-                topic=record.topic,
-                partition=record.partition,
-                offset=record.offset,
-                reason=str(error),
-            )
-            return None
-        self._dead_letters_in_a_row = 0
-        return event
 
     def _commit_marked(self) -> None:
         """Commit the offsets of what is marked; what Kafka does not take now goes along with the next."""

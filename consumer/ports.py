@@ -61,7 +61,7 @@ class StreamPosition:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:
-    """One record as it was polled."""
+    """One record as it was polled; timestamp_ms is the broker's, in milliseconds since 1970, if it has one."""
 
     topic: str
     partition: int
@@ -69,6 +69,7 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes | None]]
+    timestamp_ms: int | None = None
 
     @property
     def place(self) -> Place:
@@ -221,6 +222,23 @@ class EventStream(Protocol):
 
         Raises:
             TransientError: it could not be written; the record's offset must stay.
+            MisconfiguredError: the same, and the topic refuses the record until a person acts.
+        """
+
+    def halt(self, topic: str, partition: int) -> None:
+        """Remember beside the group's offset of a partition that it was given up there, until the next commit.
+
+        The offset does not move.
+
+        Raises:
+            TransientError: it could not be remembered.
+        """
+
+    def halted(self, places: Collection[tuple[str, int]]) -> bool:
+        """Tell whether any of these partitions (topic, number) was given up at the offset where it is.
+
+        Raises:
+            TransientError: Kafka does not tell.
         """
 
     def commit(self, positions: Sequence[StreamPosition]) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 from connectors.events import EntityKey, Event
 from consumer.apply import apply_events
 from consumer.crash_points import Point, reached
-from consumer.outcome import Applied, Duplicate, Waiting
+from consumer.outcome import Applied, Duplicate, Stale, Waiting
 from consumer.ports import OutboxMarker, Settlement, StreamPosition, Target
 
 RELEASE_EVENTS_MAX: Final = 500
@@ -89,11 +89,12 @@ def report_overdue(
 
 
 def newest(settlements: Sequence[Settlement]) -> Sequence[Settlement]:
-    """Keep the last word on each event; a second copy's "duplicate" says nothing about the first one."""
+    """Keep the last word on each event: what is in the ledger is final, and a copy's "duplicate" says nothing."""
     found: dict[uuid.UUID, Settlement] = {}
-    for settlement in settlements:
-        if settlement.event.outbox_id not in found or not isinstance(settlement.outcome, Duplicate):
-            found[settlement.event.outbox_id] = settlement
+    for one in settlements:
+        before = found.get(one.event.outbox_id)
+        if before is None or not (isinstance(before.outcome, Applied | Stale) or isinstance(one.outcome, Duplicate)):
+            found[one.event.outbox_id] = one
     return list(found.values())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 from collections.abc import Mapping
 from typing import Self
 
@@ -10,10 +12,18 @@ import sqlalchemy as sa
 
 from connectors.config import PREFIX, Settings, SettingsError
 from connectors.connector_config import CONNECTOR_NAME
-from connectors.topics import BROKER_DEFAULT, PARTITIONS
+from connectors.events import RECORD_BYTES_MAX
+from connectors.topics import BROKER_DEFAULT, MESSAGE_BYTES_MAX, PARTITIONS
 from connectors.topics import PREFIX as TOPIC_PREFIX
 
 _HOW = 'set what is missing, or eval "$(emrsync stack env)" for the servers of this machine'
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"  # a container may run as a number that has no name
 
 
 class OperationsSettings(Settings):
@@ -28,6 +38,8 @@ class OperationsSettings(Settings):
         cdc_host, cdc_port, cdc_database: the source database as the connector's worker sees it, from source_url when
             not given.
         cdc_tls_mode: in the words of the connector's driver.
+        operator: who is remembered as having decided something; the user of the operating system when not given.
+        record_bytes_max: the consumers' own limit.
     """
 
     source_url: pydantic.SecretStr | None = None
@@ -52,6 +64,8 @@ class OperationsSettings(Settings):
     cdc_tls_mode: str | None = None
     cdc_slot: str = "emrsync"
     cdc_server_id: int = pydantic.Field(default=519_860, ge=1, le=4_294_967_295)
+    operator: str = pydantic.Field(default_factory=_user, min_length=1)
+    record_bytes_max: int = pydantic.Field(default=RECORD_BYTES_MAX, ge=1_024, le=MESSAGE_BYTES_MAX)
 
     @classmethod
     def of(cls, variables: Mapping[str, str]) -> Self:

@@ -15,3 +15,7 @@ class KafkaUnreachableError(OperationError):
 
 class KafkaRefusedError(OperationError):
     """A broker answers, and refuses."""
+
+
+class DeadLetterError(OperationError):
+    """A dead letter is not there, or nothing more can be decided about it."""

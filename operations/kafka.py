@@ -1,13 +1,22 @@
-"""Topics and consumer lag, asked from the brokers; the only module of this package that names Kafka's client."""
+"""Topics, lag and dead letters, asked from the brokers; the only module of this package that names Kafka's client."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Collection, Sequence
+import uuid
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package's own re-exports, not marked as such
     AdminClient,
     ConfigResource,
@@ -17,9 +26,14 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package
 )
 
 from connectors.topics import Topic
+from consumer.kafka import HALTED, polled_record
+from consumer.kafka_options import consumer_options, producer_options
+from consumer.ports import Record
 from operations.errors import KafkaRefusedError, KafkaUnreachableError, OperationError
 
 ANSWER_LIMIT_S: Final = 10.0
+
+_CLIENT_ID: Final = "emrsync-operations"
 
 _UNREACHABLE: Final = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT}  # noqa: SLF001 - librdkafka's public names
 
@@ -42,13 +56,33 @@ class TopicDrift:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PartitionLag:
-    """How many records of a partition the group has not settled; committed is None when it never has."""
+    """How many records of a partition the group has not settled; committed is None when it never has.
+
+    halted: a member gave the partition up there, because of too many dead letters.
+    """
 
     topic: str
     partition: int
     committed: int | None
     end: int
     lag: int
+    halted: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KeptRecords:
+    """Which records of a topic are kept: per partition the first offset and the one after the last.
+
+    topic_id tells the topic from one of the same name that was there before.
+    """
+
+    topic_id: str
+    offsets: tuple[tuple[int, int], ...]
+
+    @property
+    def count(self) -> int:
+        """How many records there are in all partitions."""
+        return sum(end - first for first, end in self.offsets)
 
 
 class KafkaAdmin:
@@ -57,17 +91,15 @@ class KafkaAdmin:
     def __init__(self, bootstrap_servers: str, *, answer_limit_s: float = ANSWER_LIMIT_S) -> None:
         self._servers = bootstrap_servers
         self._answer_limit_s = answer_limit_s
-        silent = logging.getLogger("emrsync.kafka.admin")
-        silent.addHandler(logging.NullHandler())
-        silent.propagate = False
+        self._producer: Producer | None = None
         options: dict[str, Any] = {
             "bootstrap.servers": bootstrap_servers,
-            "client.id": "emrsync-operations",
+            "client.id": _CLIENT_ID,
             # The client's own log repeats what the raised error says.
             "log_level": 0,
             "socket.timeout.ms": int(answer_limit_s * 1000),
         }
-        self._admin = AdminClient(options, logger=silent)
+        self._admin = AdminClient(options, logger=_silent())
 
     def ensure_topics(self, wanted: Sequence[Topic], *, report: Callable[[str], None]) -> tuple[TopicDrift, ...]:
         """Create what is missing and return how existing topics differ; they are never changed."""
@@ -90,13 +122,69 @@ class KafkaAdmin:
             return ()
         request = ConsumerGroupTopicPartitions(group, partitions)
         answers = self._admin.list_consumer_group_offsets([request], request_timeout=self._answer_limit_s)
-        committed = {(one.topic, one.partition): one.offset for one in self._result(answers[group]).topic_partitions}
+        committed = {(one.topic, one.partition): one for one in self._result(answers[group]).topic_partitions}
         starts = self._offsets(partitions, _OFFSET_SPEC.earliest())
         ends = self._offsets(partitions, _OFFSET_SPEC.latest())
         return tuple(
-            _lag(one.topic, one.partition, committed.get((one.topic, one.partition), -1), starts, ends)
+            _lag(one.topic, one.partition, committed.get((one.topic, one.partition)), starts, ends)
             for one in partitions
         )
+
+    def kept(self, topic: str) -> KeptRecords:
+        """Tell which records of a topic are there."""
+        answer = self._admin.describe_topics(TopicCollection([topic]), request_timeout=self._answer_limit_s)[topic]
+        described = self._result(answer)
+        partitions = [TopicPartition(topic, number) for number in range(len(described.partitions))]
+        starts = self._offsets(partitions, _OFFSET_SPEC.earliest())
+        ends = self._offsets(partitions, _OFFSET_SPEC.latest())
+        bounds = ((starts[topic, one.partition], ends[topic, one.partition]) for one in partitions)
+        return KeptRecords(str(described.topic_id), tuple(bounds))
+
+    def records(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:
+        """Read the records from offset start to before end; one at a time is held, since each may be large."""
+        options = consumer_options(
+            bootstrap_servers=self._servers, group_id=f"emrsync-operations-{uuid.uuid4()}", client_id=_CLIENT_ID,
+            classic=True,
+        )  # fmt: skip
+        reader = Consumer({**options, "log_level": 0, "enable.partition.eof": True}, logger=_silent())
+        try:
+            reader.assign([TopicPartition(topic, partition, start)])
+            while start < end:
+                message = reader.poll(self._answer_limit_s)
+                if message is None:
+                    raise KafkaUnreachableError(f"Kafka does not answer at {self._servers}: no record in time")
+                if (error := message.error()) is not None:
+                    if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - librdkafka's public name
+                        return
+                    raise self._named(KafkaException(error))
+                record = polled_record(message)
+                start = record.offset + 1
+                if record.offset < end:
+                    yield record
+        except KafkaException as error:
+            raise self._named(error) from error
+        finally:
+            reader.close()
+
+    def send(self, record: Record) -> None:
+        """Produce a record to its topic, to the partition that its key belongs to, durably."""
+        if self._producer is None:
+            options = producer_options(bootstrap_servers=self._servers, client_id=_CLIENT_ID)
+            self._producer = Producer({**options, "log_level": 0}, logger=_silent())
+        failures: list[KafkaError] = []
+        headers: list[tuple[str, str | bytes | None]] = list(record.headers)
+        try:
+            self._producer.produce(
+                record.topic, value=record.value, key=record.key, headers=headers,
+                on_delivery=lambda error, _message: failures.append(error) if error is not None else None,
+            )  # fmt: skip
+            left = self._producer.flush(2 * self._answer_limit_s)
+        except KafkaException as error:
+            raise self._named(error) from error
+        if failures:
+            raise self._named(KafkaException(failures[0]))
+        if left:
+            raise KafkaUnreachableError(f"Kafka does not answer at {self._servers}: a record was not taken in time")
 
     def _partition_counts(self) -> dict[str, int]:
         try:
@@ -157,17 +245,28 @@ class KafkaAdmin:
             return KafkaUnreachableError(
                 f"Kafka does not answer at {self._servers}: start it, or set EMRSYNC_KAFKA_BOOTSTRAP_SERVERS"
             )
+        if cause.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return KafkaRefusedError("Kafka has no such topic: make the topics with `emrsync provision`")
         return KafkaRefusedError(f"Kafka refuses: {cause.str()}")
+
+
+def _silent() -> logging.Logger:
+    silent = logging.getLogger("emrsync.kafka.admin")
+    silent.addHandler(logging.NullHandler())
+    silent.propagate = False
+    return silent
 
 
 def _lag(
     topic: str,
     partition: int,
-    committed: int,
+    committed: TopicPartition | None,
     starts: dict[tuple[str, int], int],
     ends: dict[tuple[str, int], int],
 ) -> PartitionLag:
     end = ends[topic, partition]
     # Without a position the group starts at the earliest record that is kept.
-    position = committed if committed >= 0 else starts[topic, partition]
-    return PartitionLag(topic, partition, committed if committed >= 0 else None, end, max(0, end - position))
+    settled = committed.offset if committed is not None and committed.offset >= 0 else None
+    position = starts[topic, partition] if settled is None else settled
+    halted = committed is not None and committed.metadata == HALTED
+    return PartitionLag(topic, partition, settled, end, max(0, end - position), halted)

@@ -10,7 +10,8 @@ from connectors.connect_client import ConnectClient, ConnectorStatus
 from connectors.outbox import CurrentInstant, Status, sync_outbox
 from connectors.topics import dead_letter_topic, entity_topics
 from operations.config import OperationsSettings
-from operations.kafka import KafkaAdmin, PartitionLag
+from operations.dead_letter_actions import DeadLetterActions
+from operations.kafka import KafkaAdmin, KeptRecords, PartitionLag
 from operations.parts import Unavailable, part
 
 _UNFINISHED = (Status.PENDING.value, Status.PROCESSING.value)
@@ -50,13 +51,17 @@ class SlotState:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PipelineStatus:
-    """Every stage, or why it could not be asked; slot is None on MySQL and MariaDB, and where there is none."""
+    """Every stage, or why it could not be asked; slot is None on MySQL and MariaDB, and where there is none.
+
+    dead_letters: all that are kept; undecided: those of them that nobody has replayed or discarded.
+    """
 
     outbox: OutboxState | Unavailable
     slot: SlotState | Unavailable | None
     connector: ConnectorStatus | Unavailable
     lag: tuple[PartitionLag, ...] | Unavailable
     dead_letters: int | Unavailable
+    undecided: int | Unavailable
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -74,8 +79,17 @@ class PipelineStatus:
             found.append(f"slot {self.slot.name}: lost; drop it and restart the connector, which then snapshots again")
         if isinstance(self.connector, ConnectorStatus) and not self.connector.running:
             found.append(f"connector: {self.connector.failure or self.connector.summary}; `emrsync connector restart`")
-        if isinstance(self.dead_letters, int) and self.dead_letters:
-            found.append(f"dead letters: {self.dead_letters} records were no events")
+        if not isinstance(self.lag, Unavailable):
+            found += [
+                f"{one.topic} partition {one.partition}: stopped at offset {one.committed or 0}, because too many"
+                " records are no events; the consumer's last line says how to go on"
+                for one in self.lag
+                if one.halted
+            ]
+        if isinstance(self.undecided, int) and self.undecided:
+            found.append(f"dead letters: {self.undecided} are undecided; `emrsync dead-letter list` shows them")
+        elif isinstance(self.undecided, Unavailable) and isinstance(self.dead_letters, int) and self.dead_letters:
+            found.append(f"dead letters: {self.dead_letters}; what was decided is not known: {self.undecided.reason}")
         return tuple(found)
 
 
@@ -86,8 +100,12 @@ def read_status(settings: OperationsSettings) -> PipelineStatus:
     if isinstance(lag, Unavailable):
         # Asking again would only wait as long again.
         dead_letters: int | Unavailable = lag
+        undecided: int | Unavailable = lag
     else:
-        dead_letters = part(lambda: _kept(settings, dead_letter_topic(settings.topic_prefix)))
+        topic = dead_letter_topic(settings.topic_prefix)
+        kept = part(lambda: _kafka(settings).kept(topic))
+        dead_letters = kept if isinstance(kept, Unavailable) else kept.count
+        undecided = kept if isinstance(kept, Unavailable) else part(lambda: _undecided(settings, kept))
     outbox = part(lambda: _outbox(settings))
     return PipelineStatus(
         outbox=outbox,
@@ -95,6 +113,7 @@ def read_status(settings: OperationsSettings) -> PipelineStatus:
         connector=part(lambda: _connector(settings)),
         lag=lag,
         dead_letters=dead_letters,
+        undecided=undecided,
     )
 
 
@@ -114,9 +133,11 @@ def _kafka(settings: OperationsSettings) -> KafkaAdmin:
     return KafkaAdmin(settings.text("kafka_bootstrap_servers"), answer_limit_s=_ANSWER_LIMIT_S)
 
 
-def _kept(settings: OperationsSettings, topic: str) -> int:
-    # A group that never commits lags behind by all that is kept.
-    return sum(one.lag for one in _kafka(settings).lag(f"{settings.consumer_group}-never", [topic]))
+def _undecided(settings: OperationsSettings, kept: KeptRecords) -> int:
+    if kept.count == 0:
+        return 0
+    actions = DeadLetterActions(reading_engine(settings.database_url("openemr_url")), settings, kept.topic_id)
+    return max(0, kept.count - actions.count(kept.offsets))
 
 
 def _outbox(settings: OperationsSettings) -> OutboxState:

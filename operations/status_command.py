@@ -40,6 +40,7 @@ def as_json_mapping(seen: PipelineStatus) -> dict[str, Any]:
         else _mapping(seen.connector),
         "lag": _mapping(lag) if isinstance(lag, Unavailable) else [dataclasses.asdict(one) for one in lag],
         "dead_letters": seen.dead_letters if isinstance(seen.dead_letters, int) else _mapping(seen.dead_letters),
+        "undecided_dead_letters": seen.undecided if isinstance(seen.undecided, int) else _mapping(seen.undecided),
         "findings": list(seen.findings),
     }
 
@@ -59,6 +60,8 @@ def _print(seen: PipelineStatus) -> None:
         console.print(f"unfinished: {seen.outbox.unfinished}{oldest}")
     if not isinstance(seen.lag, Unavailable):
         console.print(_lags(seen))
+    if isinstance(seen.dead_letters, int) and isinstance(seen.undecided, int):
+        console.print(f"dead letters: {seen.dead_letters}, undecided: {seen.undecided}", highlight=False)
     if isinstance(seen.connector, ConnectorStatus):
         console.print(f"connector {seen.connector.name}: {seen.connector.summary}", highlight=False)
     if seen.slot is not None and not isinstance(seen.slot, Unavailable):

@@ -39,6 +39,7 @@ _LEDGER: Final = {
     "stream_position": "SELECT, INSERT, UPDATE",
     "waiting_event": "SELECT, INSERT, UPDATE, DELETE",
     "id_block": "SELECT, UPDATE",
+    "dead_letter_action": "SELECT, INSERT",
 }
 
 

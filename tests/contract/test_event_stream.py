@@ -14,7 +14,9 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from consumer import kafka
-from consumer.kafka import KafkaEventStream, consumer_options, producer_options
+from consumer.dead_letters import added_headers
+from consumer.kafka import KafkaEventStream
+from consumer.kafka_options import consumer_options, producer_options
 from consumer.ports import EventStream, Place, Record, StreamPosition, TransientError
 from tests.fakes import FakeBroker, FakeEventStream, Faults
 
@@ -69,9 +71,8 @@ class FakeSystem:
         """Give key, value and headers of what was parked."""
         found = []
         for record, reason in self._broker.dead_letters:
-            place = {"topic": record.topic, "partition": str(record.partition), "offset": str(record.offset)}
-            added = {f"emrsync.{name}": text.encode() for name, text in {"reason": reason, **place}.items()}
-            found.append((record.key, record.value, {**dict(record.headers), **added}))
+            headers = {**dict(record.headers), **dict(added_headers(record, reason))}
+            found.append((record.key, record.value, headers))
         return found
 
 
@@ -407,6 +408,7 @@ def test_a_parked_record_is_copied_with_reason_and_place(system: System) -> None
         "emrsync.topic": system.topic.encode(),
         "emrsync.partition": str(records[0].partition).encode(),
         "emrsync.offset": b"0",
+        "emrsync.timestamp": str(records[0].timestamp_ms).encode(),
     } == first[2]
     assert (b"P-1", None) == second[:2]
 
@@ -420,3 +422,39 @@ def test_a_record_that_cannot_be_parked_is_a_transient_error(system: System, mon
 
     with pytest.raises(TransientError, match=r"no such topic|dead-letter topic did not take"):
         member.park(record, "value: is no JSON")
+
+
+def test_a_partition_that_was_given_up_is_known_to_every_member_until_something_is_settled(system: System) -> None:
+    """The note is beside the group's offset, which stays where it is."""
+    for _ in range(2):
+        system.produce(b"P-1", b"{")
+    member = system.member()
+    [records] = polled(member, count=2)
+    place = (system.topic, records[0].partition)
+    other = (system.topic, 1 - records[0].partition)
+    assert not member.halted([place, other])
+
+    member.halt(*place)
+    assert {place[1]: 0} == {number: offset for number, offset in system.committed().items() if offset == 0}
+    member.close()
+    second = system.member()
+    [again] = polled(second, count=2)
+    assert [True, False] == [second.halted([place, other]), second.halted([other])]
+
+    second.commit(next_positions(again[:1]))
+    assert not second.halted([place])
+    second.halt(*place)
+    assert {place[1]: 1} == system.committed()
+    assert second.halted([place])
+
+
+def test_a_record_as_large_as_a_topic_takes_can_be_parked(system: System) -> None:
+    """Or it would stop the consumer for ever."""
+    value = b"x" * 900_000
+    system.produce(b"P-1", value)
+    member = system.member()
+    [[record]] = polled(member, count=1)
+    member.park(record, "value: has 900000 bytes")
+
+    [letter] = system.dead_letters()
+    assert (b"P-1", value) == letter[:2]

@@ -9,6 +9,9 @@ from connectors import topics
 from connectors.outbox import EntityType
 from consumer.ports import Place, Record, StreamPosition
 from tests.fakes.faults import Faults
+from tests.made_events import NOON
+
+_NOON_MS = int(NOON.timestamp() * 1000)
 
 
 class FakeBroker:
@@ -20,6 +23,7 @@ class FakeBroker:
         self.committed: dict[tuple[str, int], int] = {}
         self.commits: list[tuple[tuple[str, int], int]] = []
         self.dead_letters: list[tuple[Record, str]] = []
+        self.halted: set[tuple[str, int]] = set()
         self.members: list[FakeEventStream] = []
         self._turn = 0
 
@@ -29,7 +33,7 @@ class FakeBroker:
         """Append a record; a key always goes to the same partition."""
         partition = zlib.crc32(key or b"") % self._partitions
         log = self.logs.setdefault((topic, partition), [])
-        log.append(Record(topic, partition, len(log), key, value, headers))
+        log.append(Record(topic, partition, len(log), key, value, headers, _NOON_MS + len(log)))
         return log[-1]
 
     def join(self, member: FakeEventStream) -> None:
@@ -112,12 +116,23 @@ class FakeEventStream:
         self._broker.dead_letters.append((record, reason))
         self._faults.at("stream.parked")
 
+    def halt(self, topic: str, partition: int) -> None:
+        """See ports.EventStream."""
+        self._faults.at("stream.halt")
+        self._broker.halted.add((topic, partition))
+        self._broker.committed.setdefault((topic, partition), 0)
+
+    def halted(self, places: Collection[tuple[str, int]]) -> bool:
+        """See ports.EventStream."""
+        return not self._broker.halted.isdisjoint(places)
+
     def commit(self, positions: Sequence[StreamPosition]) -> None:
         """See ports.EventStream."""
         self._faults.at("stream.commit")
         for one in positions:
             if one.place in self._next:
                 self._broker.committed[one.place] = one.next_offset
+                self._broker.halted.discard(one.place)
                 self._broker.commits.append((one.place, one.next_offset))
         self._faults.at("stream.committed")
 

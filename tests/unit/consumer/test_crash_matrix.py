@@ -40,7 +40,7 @@ def offset_before_mark(patch: pytest.MonkeyPatch) -> None:
     right = ConsumerLoop._settle
 
     def wrong(self: ConsumerLoop, batch: Batch) -> None:
-        batch.decode(self._decode)
+        batch.read(self._reader, self._clock())
         self._stream.commit(batch.positions)
         right(self, batch)
 
@@ -52,7 +52,7 @@ def mark_before_commit(patch: pytest.MonkeyPatch) -> None:
     right = ConsumerLoop._settle
 
     def wrong(self: ConsumerLoop, batch: Batch) -> None:
-        batch.decode(self._decode)
+        batch.read(self._reader, self._clock())
         self._marker.mark([Settlement(event, Applied(), self._clock()) for event in batch.events])
         right(self, batch)
 

@@ -7,8 +7,7 @@ from typing import Any
 import confluent_kafka
 import pytest
 
-from connectors.topics import MESSAGE_BYTES_MAX
-from consumer.kafka import consumer_options, producer_options
+from consumer.kafka_options import consumer_options, producer_options
 
 CONSUMER: dict[str, Any] = {
     "bootstrap.servers": "broker:9092",
@@ -61,6 +60,6 @@ def test_the_dead_letter_producer_waits_for_all_and_takes_what_a_topic_can_hold(
     """A record that it refused for its size would stop the consumer for ever."""
     found = producer_options(bootstrap_servers="broker:9092", client_id="one")
 
-    expected = {"acks": "all", "enable.idempotence": True, "message.max.bytes": MESSAGE_BYTES_MAX}
+    expected = {"acks": "all", "enable.idempotence": True, "message.max.bytes": 1_000_000_000}
     assert expected == {name: found.get(name) for name in expected}
     confluent_kafka.Producer({**found, "bootstrap.servers": "", "log_level": 0})

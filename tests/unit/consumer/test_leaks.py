@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
 
-from connectors.events import EntityKey, Event
+from connectors.events import HEADERS, EntityKey, Event
 from connectors.outbox import EntityType
+from consumer.dead_letters import DeadLetterLimits, TooManyDeadLettersError, added_headers
+from consumer.loop import LoopLimits
 from tests import clinic
 from tests.clinic import FAMILY_NAME as NAME
 from tests.made_events import event, headers
@@ -54,18 +57,35 @@ def test_a_failed_event_names_fields_only(one: Event, logged: list[MutableMappin
     assert "event_failed" in {entry["action"] for entry in logged}
 
 
-@pytest.mark.parametrize("name", ["id", "entity_type", "operation", "target_system", "seq", "created_at"])
-def test_a_dead_letters_reason_names_headers_only(name: str, logged: list[MutableMapping[str, Any]]) -> None:
-    """In the record's reason, and in the log."""
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_dead_letter_is_told_by_names_of_headers_only(name: str, logged: list[MutableMapping[str, Any]]) -> None:
+    """In the headers that it gets, in its row, and in the log; it alone holds the content."""
     world = Pipeline()
-    one = patient()
+    one = world.write(patient())
     wrong = {**dict(headers(one)), name: NAME.encode()}
     world.broker.produce("emrsync.patient", b"P-1", one.payload, list(wrong.items()))
     world.drain([world.member()])
 
-    [(_, reason)] = world.broker.dead_letters
-    assert NAME not in reason
+    [(record, reason)] = world.broker.dead_letters
+    assert NAME in str(record)
+    assert NAME not in str(added_headers(record, reason))
+    assert NAME not in str(world.row(one).error_message)
     assert "dead_letter" in {entry["action"] for entry in logged}
+
+
+@pytest.mark.parametrize("key", [NAME.encode(), NAME.encode() * 10, NAME.encode() + b"\xff", b" " + NAME.encode()])
+def test_too_many_dead_letters_are_told_by_position_and_reason_only(
+    key: bytes, logged: list[MutableMapping[str, Any]]
+) -> None:
+    """The error that ends the process."""
+    world = Pipeline(limits=LoopLimits(dead_letters=DeadLetterLimits(share_max=0)))
+    wrong = {**dict(headers(patient())), "operation": NAME.encode()}
+    world.broker.produce("emrsync.patient", key, NAME.encode(), list(wrong.items()))
+    with pytest.raises(TooManyDeadLettersError) as caught:
+        world.member().run()
+
+    assert NAME not in "".join(traceback.format_exception(caught.value))
+    assert "halted" in {entry["action"] for entry in logged}
 
 
 def test_what_is_applied_and_what_waits_is_logged_without_content(logged: list[MutableMapping[str, Any]]) -> None:

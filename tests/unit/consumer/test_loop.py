@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from connectors.topics import entity_topic
-from consumer.loop import LoopLimits, TooManyDeadLettersError
+from consumer.dead_letters import DeadLetterLimits, RecordReader, TooManyDeadLettersError
+from consumer.loop import LoopLimits
 from consumer.ports import TransientError
 from tests import clinic
+from tests.fakes import FakeEventStream
 from tests.invariants import violations_at_rest
-from tests.made_events import event, headers
+from tests.made_events import NOON, event, headers
 from tests.pipeline import Pipeline
 
 TOPIC = "emrsync.patient"
@@ -248,36 +249,109 @@ def test_the_offset_stays_while_a_dead_letter_cannot_be_written(world: Pipeline)
     assert 2 == committed(world)
 
 
-def test_too_many_dead_letters_in_a_row_end_the_process(world: Pipeline) -> None:
-    """The topic holds something else; parking it all would hide that."""
-    world.limits = LoopLimits(dead_letters_in_a_row_max=3)
+SHARE = DeadLetterLimits(window_records=10, share_max=0.3)
+"""Three bad ones among ten records."""
+
+
+def test_too_many_dead_letters_in_a_batch_park_none_of_it(world: Pipeline) -> None:
+    """The batch comes again at every start, and would be parked each time."""
+    world.limits = LoopLimits(dead_letters=SHARE)
     produce_garbage(world, 4)
 
-    with pytest.raises(TooManyDeadLettersError, match=r"4 records in a row .* emrsync\.patient partition 0 offset 3"):
-        world.member().run()
-    assert 3 == len(world.broker.dead_letters)
+    for last in (3, 0):
+        with pytest.raises(
+            TooManyDeadLettersError, match=rf"4 of the newest 10 .* partition 0 offset {last}: header id"
+        ):
+            world.member().run()
+    assert [] == world.broker.dead_letters
     assert 0 == committed(world)
-
-
-def test_dead_letters_between_events_do_not_add_up(world: Pipeline) -> None:
-    """Three bad ones, a good one, three bad ones."""
-    world.limits = LoopLimits(dead_letters_in_a_row_max=3)
-    produce_garbage(world, 3)
-    world.happen(clinic.patient())
-    produce_garbage(world, 3)
-    world.member().run_once()
-
-    assert 6 == len(world.broker.dead_letters)
-    assert 7 == committed(world)
 
 
 def test_dead_letters_are_counted_over_turns(world: Pipeline) -> None:
     """One record per poll must not reset the count."""
-    world.limits = LoopLimits(records_max=1, dead_letters_in_a_row_max=3)
+    world.limits = LoopLimits(records_max=1, dead_letters=SHARE)
     produce_garbage(world, 4)
 
+    with pytest.raises(TooManyDeadLettersError, match="SHARE_MAX=1 emrsync consumer run"):
+        world.member().run()
+    assert 3 == len(world.broker.dead_letters)
+    assert 3 == committed(world)
+
+
+def test_a_restarted_member_parks_no_more(world: Pipeline) -> None:
+    """Nor does another one that gets the partition: the world is not parked one window at a time."""
+    world.limits = LoopLimits(records_max=1, dead_letters=SHARE)
+    produce_garbage(world, 9)
+    for _ in range(4):
+        with pytest.raises(TooManyDeadLettersError):
+            world.member().run()
+
+    assert 3 == len(world.broker.dead_letters)
+    assert 3 == committed(world)
+
+
+def test_a_member_that_may_park_everything_goes_on_where_others_gave_up(world: Pipeline) -> None:
+    """The setting that the message names."""
+    world.limits = LoopLimits(records_max=1, dead_letters=SHARE)
+    produce_garbage(world, 9)
     with pytest.raises(TooManyDeadLettersError):
         world.member().run()
+    world.limits = LoopLimits(dead_letters=DeadLetterLimits(window_records=10, share_max=1))
+    world.drain([world.member()])
+
+    assert 9 == len(world.broker.dead_letters)
+    assert set() == world.broker.halted
+
+
+def test_good_records_after_a_stop_make_room_again(world: Pipeline) -> None:
+    """An upgraded consumer that reads what the old one could not needs nobody's permission."""
+    world.limits = LoopLimits(records_max=1, dead_letters=SHARE)
+    produce_garbage(world, 3)
+    world.broker.halted.add((TOPIC, 0))
+    world.broker.committed[TOPIC, 0] = 3
+    for _ in range(10):
+        world.happen(clinic.patient())
+    produce_garbage(world, 3)
+    world.drain([world.member()])
+
+    assert 3 == len(world.broker.dead_letters)
+    assert 16 == committed(world)
+
+
+def test_a_row_whose_record_was_no_event_says_so(world: Pipeline) -> None:
+    """Or it would be pending for ever, and nobody would look for it."""
+    one = world.write(event(clinic.patient()))
+    wrong = {**dict(headers(one)), "seq": b"x"}
+    world.broker.produce(TOPIC, one.key.entity_id.encode(), one.payload, list(wrong.items()))
+    world.member().run_once()
+
+    row = world.row(one)
+    assert ("failed", "invalid_payload", 1) == (row.status, row.error_class, row.retry_count)
+    assert "header seq: is no whole number" in str(row.error_message)
+    assert 1 == committed(world)
+
+
+def test_a_row_that_was_done_stays_done_when_a_bad_copy_comes(world: Pipeline) -> None:
+    """A late mark never takes back what was reached."""
+    one = world.happen(clinic.patient())
+    world.broker.produce(TOPIC, one.key.entity_id.encode(), None, headers(one))
+    world.member().run_once()
+
+    assert [("done", "applied")] == world.state(one)
+    assert 1 == len(world.broker.dead_letters)
+
+
+def test_a_batch_that_is_repeated_is_not_parked_twice(world: Pipeline) -> None:
+    """The second dead letter could not be written, and the same member tries the batch again."""
+    reader = RecordReader(stream := FakeEventStream(world.broker, world.faults), SHARE)
+    produce_garbage(world, 3)
+    records = stream.poll(records_max=10, timeout_s=0)
+    world.faults.plan("stream.park", None, TransientError("away"))
+    with pytest.raises(TransientError):
+        reader.read(records, now=NOON)
+    reader.read(records, now=NOON)
+
+    assert [0, 1, 2] == [record.offset for record, _ in world.broker.dead_letters]
 
 
 def test_a_poll_is_split_into_transactions_by_bytes(world: Pipeline) -> None:
@@ -354,7 +428,9 @@ def test_a_partition_that_was_taken_away_is_not_committed(world: Pipeline) -> No
     assert [] == violations_at_rest(world.snapshot())
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(LoopLimits)])
+@pytest.mark.parametrize(
+    "name", [field.name for field in dataclasses.fields(LoopLimits) if field.name != "dead_letters"]
+)
 def test_bounds_that_make_no_sense_are_refused(name: str) -> None:
     """By name."""
     senseless: dict[str, Any] = {name: dt.timedelta() if name == "parent_wait" else 0}
@@ -377,11 +453,12 @@ def test_each_entity_type_has_its_topic_and_all_are_applied_in_one_turn(world: P
     assert [("done", "applied")] * 3 == world.state(*events)
 
 
-def test_an_event_in_the_wrong_topic_is_applied_by_its_headers(world: Pipeline) -> None:
-    """The topic is only a way to divide the work."""
+def test_an_event_in_the_wrong_topic_is_a_dead_letter(world: Pipeline) -> None:
+    """It would not keep its order with the entity's other events; its row says why."""
     created = world.write(event(clinic.patient()))
-    topic = entity_topic(created.key.entity_type).replace("patient", "order")
-    world.broker.produce(topic, created.key.entity_id.encode(), created.payload, headers(created))
+    world.broker.produce("emrsync.order", created.key.entity_id.encode(), created.payload, headers(created))
     world.member().run_once()
 
-    assert [("done", "applied")] == world.state(created)
+    assert [("failed", "failed")] == world.state(created)
+    [(_, reason)] = world.broker.dead_letters
+    assert "header entity_type: is not the one of this topic" == reason

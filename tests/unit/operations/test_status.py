@@ -6,6 +6,7 @@ import pytest
 
 from connectors.connect_client import ConnectorStatus, TaskStatus
 from operations.config import OperationsSettings
+from operations.kafka import PartitionLag
 from operations.parts import Unavailable
 from operations.status import Count, OutboxState, PipelineStatus, SlotState, read_status
 
@@ -16,25 +17,44 @@ FAILURES = OutboxState((Count("patient", "failed", "failed", "too_long", 2),), 0
 SLOT = SlotState("emrsync", active=True, retained_bytes=56, wal_status="reserved")
 IDLE_SLOT = SlotState("emrsync", active=False, retained_bytes=56, wal_status="reserved")
 LOST_SLOT = SlotState("emrsync", active=True, retained_bytes=None, wal_status="lost")
+HALTED = PartitionLag("emrsync.patient", 2, committed=7, end=9, lag=2, halted=True)
 DOWN = Unavailable("Connection refused")
 
 
 @pytest.mark.parametrize(
     ("status", "beginnings"),
     [
-        (PipelineStatus(FINE, SLOT, RUNS, (), 0), []),
-        (PipelineStatus(FINE, None, RUNS, (), 0), []),
-        (PipelineStatus(FAILURES, SLOT, RUNS, (), 0), ["outbox: 2 rows have failed"]),
+        (PipelineStatus(FINE, SLOT, RUNS, (), 0, 0), []),
+        (PipelineStatus(FINE, None, RUNS, (), 0, 0), []),
+        (PipelineStatus(FAILURES, SLOT, RUNS, (), 0, 0), ["outbox: 2 rows have failed"]),
         (
-            PipelineStatus(FINE, IDLE_SLOT, STOPPED, (), 0),
+            PipelineStatus(FINE, IDLE_SLOT, STOPPED, (), 0, 0),
             ["slot emrsync: nobody reads", "connector: connector STOPPED"],
         ),
-        (PipelineStatus(FINE, LOST_SLOT, RUNS, (), 0), ["slot emrsync: lost"]),
-        (PipelineStatus(FINE, SLOT, RUNS, (), 3), ["dead letters: 3 records"]),
-        (PipelineStatus(DOWN, DOWN, RUNS, (), 0), ["outbox: Connection refused", "slot: Connection refused"]),
-        (PipelineStatus(FINE, SLOT, DOWN, DOWN, DOWN), ["connector: Connection refused", "lag: Connection refused"]),
+        (PipelineStatus(FINE, LOST_SLOT, RUNS, (), 0, 0), ["slot emrsync: lost"]),
+        (PipelineStatus(FINE, SLOT, RUNS, (), 3, 2), ["dead letters: 2 are undecided"]),
+        (PipelineStatus(FINE, SLOT, RUNS, (), 3, 0), []),
+        (PipelineStatus(FINE, SLOT, RUNS, (), 3, DOWN), ["dead letters: 3; what was decided is not known"]),
+        (PipelineStatus(FINE, SLOT, RUNS, (HALTED,), 0, 0), ["emrsync.patient partition 2: stopped at offset 7"]),
+        (PipelineStatus(DOWN, DOWN, RUNS, (), 0, 0), ["outbox: Connection refused", "slot: Connection refused"]),
+        (
+            PipelineStatus(FINE, SLOT, DOWN, DOWN, DOWN, DOWN),
+            ["connector: Connection refused", "lag: Connection refused"],
+        ),
     ],
-    ids=["fine", "no slot", "failures", "idle slot", "lost slot", "dead letters", "source down", "kafka down"],
+    ids=[
+        "fine",
+        "no slot",
+        "failures",
+        "idle slot",
+        "lost slot",
+        "dead letters",
+        "decided",
+        "ledger down",
+        "halted",
+        "source down",
+        "kafka down",
+    ],
 )
 def test_each_finding_is_told(status: PipelineStatus, beginnings: list[str]) -> None:
     """Exit code 1 hangs on this list."""
