@@ -23,9 +23,10 @@ class RetryLimits:
     hold: how long a row is a retrier's own; a killed one's rows are taken up after it. Longer than a batch may take
         with all its time limits: two retriers at one row do no harm, and the second one's work is wasted.
     uncharged_delay: when a row that was given back, since a system was away, is due again; others come first then.
-    storm_failures: so many failures of one class, none of its rows settled between, are no chance: something
-        common to them is wrong, and going on would only use up their attempts.
-    storm_pause: how long the role leaves such a class alone; a person may change something meanwhile.
+    storm_failures: so many rows of one class that fail, none of it settled between, are no chance: something common
+        to them is wrong, and going on would only use up their attempts.
+    storm_pause: within what time they are counted, and how long the role then leaves the class alone; a person may
+        change something meanwhile.
     """
 
     rows_max: int = 100
@@ -45,17 +46,22 @@ class RetryLimits:
 
 
 class StormBreaker:
-    """Counts, for each class, the failures since one of its rows was settled, and pauses a class that has too many."""
+    """Counts, for each class, the rows that failed since one of it was settled, and pauses a class with too many.
+
+    A row that fails again and again counts once, and a failure is forgotten after the length of a pause: a few rows
+    that fail for good, over days, are no storm.
+    """
 
     def __init__(self, limits: RetryLimits) -> None:
         self._limits = limits
-        self._in_a_row: collections.Counter[ErrorClass] = collections.Counter()
+        self._failed_at: dict[ErrorClass, dict[uuid.UUID, dt.datetime]] = {}
         self._paused_until: dict[ErrorClass, dt.datetime] = {}
 
     @property
     def room(self) -> int:
         """How many rows may be taken at once, so that no more than storm_failures fail before it is seen."""
-        return min(self._limits.rows_max, self._limits.storm_failures - max(self._in_a_row.values(), default=0))
+        most = max((len(failed_at) for failed_at in self._failed_at.values()), default=0)
+        return min(self._limits.rows_max, self._limits.storm_failures - most)
 
     def paused(self, now: dt.datetime) -> frozenset[ErrorClass]:
         """Return the classes to leave alone."""
@@ -65,13 +71,15 @@ class StormBreaker:
         """Count an outcome; return the class that it brings to a storm, which begins to count anew."""
         if not isinstance(outcome, Failed):
             if row.error_class is not None:
-                self._in_a_row.pop(row.error_class, None)
+                self._failed_at.pop(row.error_class, None)
             return None
         error_class = outcome.error_class
-        self._in_a_row[error_class] += 1
-        if self._in_a_row[error_class] < self._limits.storm_failures:
+        since = now - self._limits.storm_pause
+        recent = {one: at for one, at in self._failed_at.get(error_class, {}).items() if at > since}
+        self._failed_at[error_class] = recent | {row.event.outbox_id: now}
+        if len(self._failed_at[error_class]) < self._limits.storm_failures:
             return None
-        del self._in_a_row[error_class]
+        del self._failed_at[error_class]
         self._paused_until[error_class] = now + self._limits.storm_pause
         return error_class
 

@@ -105,11 +105,15 @@ def _retry(choice: Choice, work: Work, *, yes: bool, dry_run: bool, as_json: boo
 
 
 def _confirm(rows: int, *, as_json: bool) -> None:
-    if as_json or not sys.stdin.isatty():
+    if as_json or not _somebody_is_there():
         typer.echo("error: nobody is there to be asked: give --yes to retry these rows, or --dry-run", err=True)
         raise typer.Exit(WRONG_USE)
     if not typer.confirm(f"Retry {rows:,} rows?"):
         raise typer.Exit
+
+
+def _somebody_is_there() -> bool:
+    return sys.stdin.isatty()
 
 
 def _with_progress(
@@ -135,8 +139,13 @@ def _with_progress(
             return work(retrier, ids)
 
 
+def _console() -> rich.console.Console:
+    # Whoever redirects the output wants whole ids.
+    return rich.console.Console(width=None if sys.stdout.isatty() else 200)
+
+
 def _show(chosen: Chosen) -> None:
-    console = rich.console.Console()
+    console = _console()
     if not chosen.rows:
         console.print("nothing to retry")
         return
@@ -158,7 +167,7 @@ def _show(chosen: Chosen) -> None:
 
 
 def _summarize(tally: Tally, reasons: Reasons, storm_failures: int) -> None:
-    console = rich.console.Console()
+    console = _console()
     outcomes = ", ".join(f"{word} {rows:,}" for word, rows in sorted(tally.outcomes.items()))
     console.print(f"retried {tally.rows:,} rows: {outcomes or 'none'}", highlight=False)
     for (error_class, message), rows in reasons.most_common(REASONS_SHOWN):

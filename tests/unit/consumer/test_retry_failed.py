@@ -238,15 +238,25 @@ def test_a_settled_row_of_the_class_ends_its_row_of_failures(world: World) -> No
 def test_the_breaker_leaves_a_class_alone_for_a_while_and_counts_anew() -> None:
     """And never lets more rows be taken than may fail."""
     breaker = StormBreaker(RetryLimits(storm_failures=2, rows_max=10))
-    row = FailedRow(event(clinic.patient()), ErrorClass.TOO_LONG, NOON, NOON)
+    row, other = (FailedRow(event(clinic.patient()), ErrorClass.TOO_LONG, NOON, NOON) for _ in range(2))
     failure = Failed(ErrorClass.TOO_LONG, "given_name: is longer")
     assert 2 == breaker.room
 
     assert [None, 1] == [breaker.see(row, failure, NOON), breaker.room]
     assert [None, 2] == [breaker.see(row, Applied(), NOON), breaker.room]
-    assert [None, ErrorClass.TOO_LONG] == [breaker.see(row, failure, NOON) for _ in range(2)]
+    assert [None, ErrorClass.TOO_LONG] == [breaker.see(one, failure, NOON) for one in (row, other)]
     assert (2, frozenset({ErrorClass.TOO_LONG})) == (breaker.room, breaker.paused(NOON))
     assert frozenset() == breaker.paused(NOON + LIMITS.storm_pause)
+
+
+def test_the_same_row_again_or_a_row_a_day_later_is_no_storm() -> None:
+    """A few rows that fail for good must not stop the others of their class."""
+    breaker = StormBreaker(RetryLimits(storm_failures=2))
+    rows = [FailedRow(event(clinic.patient()), ErrorClass.TOO_LONG, NOON, NOON) for _ in range(3)]
+    failure = Failed(ErrorClass.TOO_LONG, "given_name: is longer")
+
+    assert [None] * 3 == [breaker.see(rows[0], failure, NOON) for _ in range(3)]
+    assert [None] * 3 == [breaker.see(row, failure, NOON + DAY * day) for day, row in enumerate(rows, 1)]
 
 
 def test_a_choice_leaves_out_what_is_no_longer_failed(world: World) -> None:
