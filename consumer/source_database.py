@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,11 @@ _MISCONFIGURED: Final[Mapping[str | int, str]] = {
     1143: "the account lacks a right: run emrsync provision",
     1698: "the account or its password is refused",
 }
+
+# A connection that PostgreSQL refuses has no state, only these words, whatever is quoted between them.
+_REFUSED_BY_POSTGRESQL: Final = re.compile(
+    r"FATAL: +(password authentication failed|role .* does not exist|database .* does not exist|no pg_hba.conf entry)"
+)
 
 
 def create_engine(url: str) -> sa.Engine:
@@ -83,6 +89,8 @@ def _meaning(error: sa.exc.DBAPIError) -> Exception:
     code = _code(error)
     if code in _MISCONFIGURED:
         return MisconfiguredError(f"the source database: {_MISCONFIGURED[code]} (database error {code})")
+    if not isinstance(code, int) and _REFUSED_BY_POSTGRESQL.search(str(error.orig)):
+        return MisconfiguredError("the source database: it refuses the account, its password or the database's name")
     if code in _READ_ONLY:
         return TransientError(f"the source database is read-only (database error {code})")
     if isinstance(error, sa.exc.InterfaceError) or error.connection_invalidated:
