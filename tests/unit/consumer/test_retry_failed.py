@@ -185,6 +185,25 @@ def test_two_retriers_share_the_rows(world: World) -> None:
     assert [[event.seq] for event in events] == [world.openemr.effects[event.key] for event in events]
 
 
+def test_a_row_under_way_is_nobody_elses(world: World) -> None:
+    """Neither for what is due nor for what is chosen."""
+    due, chosen = refused(world, 2)
+    world.cure(due, chosen)
+    world.row(chosen).next_attempt_at = None
+    seen = []
+
+    def look(_event: Event) -> None:
+        other = world.retrier()
+        ids = [one.outbox_id for one in (due, chosen) if world.row(one).status == "processing"]
+        seen.append((len(ids), retry_failed_outbox(other).rows, retry_chosen(other, ids).rows))
+
+    world.openemr.on_write = look
+    assert {"applied": 1} == world.retry()
+    retry_chosen(world.retrier(), [chosen.outbox_id])
+
+    assert [(1, 0, 0)] * 2 == seen
+
+
 def test_a_retrier_that_was_slow_beside_another_changes_nothing(world: World) -> None:
     """Its hold lapsed, and both tried: the ledger settles it once, and a failure is charged once."""
     good, bad = refused(world, 2)
