@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from consumer.crash_points import Point, reached
 from consumer.outcome import ErrorClass, Failed, Outcome
 from consumer.ports import FailedRow, FailedRows, MisconfiguredError, OutboxMarker, Target, TransientError
 from consumer.settle import settle_events
@@ -164,6 +165,7 @@ def retry_chosen(retrier: Retrier, outbox_ids: Sequence[uuid.UUID]) -> Tally:
 def _retry(retrier: Retrier, taken: Sequence[FailedRow], tally: Tally) -> None:
     if not taken:
         return
+    reached(Point.BEFORE_RETRY_SETTLE)
     try:
         settlements = settle_events(
             retrier.target, retrier.marker, [one.event for one in taken], (), clock=retrier.clock
@@ -173,6 +175,7 @@ def _retry(retrier: Retrier, taken: Sequence[FailedRow], tally: Tally) -> None:
         with contextlib.suppress(TransientError, MisconfiguredError):
             retrier.failed.give_back(taken, due_at=retrier.clock() + retrier.limits.uncharged_delay)
         raise
+    reached(Point.AFTER_RETRY_SETTLE)
     # An event that was parked as well is settled twice, and the second time as a duplicate.
     outcomes = {one.event.outbox_id: one.outcome for one in reversed(settlements)}
     for row in taken:

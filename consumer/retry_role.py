@@ -11,13 +11,10 @@ from typing import Final
 
 import structlog
 
+from consumer.backoff import Backoff
 from consumer.outcome import Failed, Outcome
 from consumer.ports import FailedRow, FailedRows, OutboxMarker, Target, TransientError
 from consumer.retry_failed import Retrier, RetryLimits, StormBreaker, Tally, retry_failed_outbox
-
-BACKOFF_FIRST_S: Final = 1.0
-BACKOFF_MAX_S: Final = 10.0
-"""Bounds of the wait after an outage was met: soon enough to be back within seconds, and no load on what comes up."""
 
 STOP_SEEN_S: Final = 0.25
 """How late a stop request is seen while nothing is due."""
@@ -58,7 +55,7 @@ class RetryRole:
         self._timing = timing
         self._breaker = StormBreaker(limits)
         self._target: Target | None = None
-        self._outages = 0
+        self._backoff = Backoff(timing.jitter)
         self._stopping = False
 
     def stop(self) -> None:
@@ -84,18 +81,14 @@ class RetryRole:
             )
             tally = retry_failed_outbox(retrier, stopping=lambda: self._stopping)
         except TransientError as error:
-            self._outages += 1
-            delay_s = self._backoff_s()
-            _log.warning("a system is away", action="retry_outage", reason=str(error), next_look_s=round(delay_s, 1))
-            return delay_s
-        self._outages = 0
+            if self._backoff.failures == 0:
+                _log.warning("a system is away", action="retry_outage", reason=str(error))
+            return self._backoff.failed(self._timing.clock())
+        took_s = self._backoff.succeeded(self._timing.clock())
+        if took_s is not None:
+            _log.info("all systems are back", action="retry_resumed", outage_s=round(took_s, 1))
         self._report(tally)
         return self._interval_s
-
-    def _backoff_s(self) -> float:
-        # The jitter is of half the bound only, so that an outage is not probed without a pause.
-        bound_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(self._outages - 1, 10))
-        return bound_s * (0.5 + self._timing.jitter() / 2)
 
     def _report(self, tally: Tally) -> None:
         for storm in tally.storms:

@@ -10,6 +10,7 @@ import pytest
 
 from connectors.events import Event
 from connectors.outbox import Operation
+from consumer.crash_points import Point, arm
 from consumer.outcome import Applied, ErrorClass, Failed
 from consumer.ports import FailedRow, MisconfiguredError, TransientError
 from consumer.retry_failed import Retrier, RetryLimits, StormBreaker, retry_chosen, retry_failed_outbox
@@ -389,3 +390,26 @@ def test_nothing_of_a_payload_is_logged_or_marked(world: World, logged: list[Mut
 
     assert clinic.FAMILY_NAME not in str(world.row(one).error_message)
     assert clinic.FAMILY_NAME not in str(logged)
+
+
+@pytest.mark.parametrize("point", [Point.BEFORE_RETRY_SETTLE, Point.AFTER_RETRY_SETTLE])
+def test_a_retry_passes_the_named_crash_points(world: World, point: Point) -> None:
+    """A process killed there leaves a row that comes back."""
+    [one] = refused(world)
+    world.cure(one)
+
+    def die(reached: Point) -> None:
+        if reached is point:
+            raise CrashError
+
+    arm(die)
+    try:
+        with pytest.raises(CrashError):
+            world.retry()
+    finally:
+        arm(None)
+    expected = {Point.BEFORE_RETRY_SETTLE: ("processing", "retrying"), Point.AFTER_RETRY_SETTLE: ("done", "applied")}
+    assert [expected[point]] == world.state(one)
+
+    world.retry()
+    assert "done" == world.row(one).status
