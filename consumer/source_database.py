@@ -26,6 +26,7 @@ _MISCONFIGURED: Final[Mapping[str | int, str]] = {
     1044: "the account may not use the database",
     1045: "the account or its password is refused",
     1049: "there is no such database",
+    1064: "it does not know SKIP LOCKED: a retrier needs MariaDB from 10.6 or MySQL from 8.0",
     1142: "the account lacks a right: run emrsync provision",
     1143: "the account lacks a right: run emrsync provision",
     1698: "the account or its password is refused",
@@ -97,7 +98,7 @@ def _meaning(error: sa.exc.DBAPIError) -> Exception:
         return TransientError("the source database: connection lost")
     if isinstance(error, sa.exc.OperationalError):
         return TransientError(f"the source database is away or busy ({code})")
-    return MisconfiguredError(f"the source database refused to mark the outbox rows ({code})")
+    return MisconfiguredError(f"the source database refused a statement on the outbox (database error {code})")
 
 
 def _code(error: sa.exc.DBAPIError) -> str | int:

@@ -51,6 +51,8 @@ def test_help_loads_nothing_heavy() -> None:
         (["connector", "status"], 2, "EMRSYNC_CONNECT_URL is not set"),
         (["connector", "apply"], 2, "EMRSYNC_SOURCE_URL is not set"),
         (["provision"], 2, "not set: EMRSYNC_SOURCE_URL, EMRSYNC_KAFKA_BOOTSTRAP_SERVERS, EMRSYNC_CONNECT_URL"),
+        (["retry", "run"], 2, "EMRSYNC_OPENEMR_URL: Field required"),
+        (["retry", "select", "--error-class", "nonsense"], 2, "nonsense"),
         (["connector", "frobnicate"], 2, "No such command"),
         (["nonsense"], 2, "No such command"),
     ],
