@@ -143,6 +143,30 @@ def test_two_retriers_share_the_work_and_take_no_row_twice(world: RetryWorld, tm
     assert {("done", "applied", 1)} == {world.state(one) for one in events}
 
 
+def test_a_consumer_and_a_retrier_at_the_same_entities_end_in_the_newest_state(
+    world: RetryWorld, tmp_path: Path
+) -> None:
+    """The ledger's locks decide, row by row; nothing is lost and nothing older wins."""
+    option_id = f"o{uuid.uuid4().hex[:8]}"
+    fields = [clinic.patient(marital_status=option_id) for _ in range(30)]
+    old = [world.failed(one) for one in fields]
+    world.add_option(option_id)
+
+    with world.process(tmp_path / "log", EMRSYNC_RETRY_ROWS_MAX="3") as retrier:
+        world.be_due(*old)
+        newer = [
+            world.settled({**one, "marital_status": None, "given_name": "Grace"}, Operation.UPDATE)
+            for one in reversed(fields)
+        ]
+        wait_for(lambda: {world.state(one)[0] for one in old} == {"done"}, LIMIT_S, lambda: retrier.log)
+        assert 0 == retrier.terminate()
+
+    assert {"Grace"} == {world.site.of(one)["fname"] for one in fields}
+    assert {("done", "applied", 0)} == {world.state(one) for one in newer}
+    assert {world.state(one)[1] for one in old} <= {"applied", "stale"}
+    assert [one.seq for one in newer] == [world.site.mapped(one)["last_seq"] for one in reversed(fields)]
+
+
 @pytest.mark.usefixtures("fresh_site")
 def test_an_old_event_of_an_entity_that_has_moved_on_is_stale(world: RetryWorld) -> None:
     """And overwrites nothing, though OpenEMR would take it now."""
