@@ -108,7 +108,7 @@ def _confirm(rows: int, *, as_json: bool) -> None:
     if as_json or not _somebody_is_there():
         typer.echo("error: nobody is there to be asked: give --yes to retry these rows, or --dry-run", err=True)
         raise typer.Exit(WRONG_USE)
-    if not typer.confirm(f"Retry {rows:,} rows?"):
+    if not typer.confirm(f"Retry {_rows(rows)}?"):
         raise typer.Exit
 
 
@@ -169,9 +169,9 @@ def _show(chosen: Chosen) -> None:
 def _summarize(tally: Tally, reasons: Reasons, storm_failures: int) -> None:
     console = _console()
     outcomes = ", ".join(f"{word} {rows:,}" for word, rows in sorted(tally.outcomes.items()))
-    console.print(f"retried {tally.rows:,} rows: {outcomes or 'none'}", highlight=False)
+    console.print(f"retried {_rows(tally.rows)}: {outcomes or 'none'}", highlight=False)
     for (error_class, message), rows in reasons.most_common(REASONS_SHOWN):
-        console.print(f"failed again: {error_class}: {message} ({rows:,} rows)", highlight=False, markup=False)
+        console.print(f"failed again: {error_class}: {message} ({_rows(rows)})", highlight=False, markup=False)
     for storm in tally.storms:
         console.print(
             f"! stopped: {storm_failures} rows in a row failed with {storm}; find out what they have in common, "
@@ -180,7 +180,11 @@ def _summarize(tally: Tally, reasons: Reasons, storm_failures: int) -> None:
         )
     if tally.left:
         why = "not tried" if tally.storms else "left alone: no longer failed, or in the hands of a retrier"
-        console.print(f"{tally.left:,} rows {why}", highlight=False)
+        console.print(f"{_rows(tally.left)} {why}", highlight=False)
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"
 
 
 def _as_mapping(chosen: Chosen, tally: Tally, reasons: Reasons, *, dry_run: bool) -> dict[str, Any]:

@@ -178,7 +178,7 @@ def test_an_old_event_of_an_entity_that_has_moved_on_is_stale(world: RetryWorld)
     done = retry(world, "one", str(old.outbox_id), "--yes")
 
     assert 0 == done.exit_code, done.output
-    assert "retried 1 rows: stale 1" in done.output
+    assert "retried 1 row: stale 1" in done.output
     assert [("done", "stale", 1), ("done", "applied", 0)] == [world.state(one) for one in (old, newer)]
     assert "Grace" == world.site.of(fields)["fname"]
 
@@ -245,7 +245,7 @@ def test_a_person_is_asked_and_may_say_no(world: RetryWorld, monkeypatch: pytest
     monkeypatch.setattr(retry_command, "_somebody_is_there", lambda: True)
 
     refused = retry(world, "select", answer="n\n")
-    assert (0, True) == (refused.exit_code, "Retry 1 rows?" in refused.output)
+    assert (0, True) == (refused.exit_code, "Retry 1 row?" in refused.output)
     assert ("failed", "failed", 1) == world.state(one)
 
     assert 1 == retry(world, "select", answer="y\n").exit_code
@@ -263,7 +263,7 @@ def test_what_is_due_is_retried_once(world: RetryWorld) -> None:
 
     done = retry(world, "due")
 
-    assert (0, True) == (done.exit_code, "retried 1 rows: applied 1" in done.output), done.output
+    assert (0, True) == (done.exit_code, "retried 1 row: applied 1" in done.output), done.output
     assert ["done", "failed"] == [world.state(row)[0] for row in (one, later)]
     assert "nothing to retry" in retry(world, "due").output
 
