@@ -70,5 +70,9 @@ class Settings(pydantic_settings.BaseSettings):
             return cls(**given)
         except pydantic.ValidationError as error:
             found = error.errors(include_url=False, include_context=False, include_input=False)
-            lines = (f"{PREFIX}{'_'.join(str(part) for part in one['loc']).upper()}: {one['msg']}" for one in found)
-            raise SettingsError("; ".join(lines)) from None
+            raise SettingsError("; ".join(_told(one["loc"], one["msg"]) for one in found)) from None
+
+
+def _told(place: tuple[int | str, ...], reason: str) -> str:
+    """Name the variable; settings that do not fit each other are named by the reason."""
+    return f"{PREFIX}{'_'.join(str(part) for part in place).upper()}: {reason}" if place else reason

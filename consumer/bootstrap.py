@@ -16,10 +16,11 @@ from types import FrameType
 import structlog
 
 from connectors import topics
-from consumer import kafka_options, outbox_marker
+from consumer import kafka_options, source_database
 from consumer.backoff import Backoff
-from consumer.config import ConsumerSettings
+from consumer.config import ConsumerSettings, RetrySettings, SettlingSettings
 from consumer.dead_letters import DeadLetterLimits
+from consumer.failed_rows import SqlFailedRows
 from consumer.kafka import KafkaEventStream
 from consumer.loop import ConsumerLoop, LoopLimits
 from consumer.openemr import session
@@ -27,7 +28,8 @@ from consumer.openemr.ledger_schema import checked_schema
 from consumer.openemr.target import OpenEmrTarget
 from consumer.outbox_marker import SqlOutboxMarker
 from consumer.ports import TransientError
-from consumer.retry import RetryPolicy
+from consumer.retry_failed import Retrier, RetryLimits, StormBreaker, Told
+from consumer.retry_role import RetryRole
 
 
 def run(settings: ConsumerSettings | None = None) -> None:
@@ -85,7 +87,7 @@ def wired(settings: ConsumerSettings, target: OpenEmrTarget) -> Iterator[Consume
     servers, client_id = settings.kafka_bootstrap_servers, settings.client_id
     with contextlib.ExitStack() as held:
         held.callback(target.close)
-        source = outbox_marker.create_engine(settings.source_url.get_secret_value())
+        source = source_database.create_engine(settings.source_url.get_secret_value())
         held.callback(source.dispose)
         stream = KafkaEventStream(
             kafka_options.consumer_options(
@@ -111,10 +113,10 @@ def wired(settings: ConsumerSettings, target: OpenEmrTarget) -> Iterator[Consume
         )
         # One thread: marks keep the order of their batches, and overlap with the next batch's way into OpenEMR.
         executor = held.enter_context(concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="marks"))
-        yield ConsumerLoop(stream, target, SqlOutboxMarker(source, RetryPolicy()), executor, limits=limits)
+        yield ConsumerLoop(stream, target, SqlOutboxMarker(source, settings.retry_policy), executor, limits=limits)
 
 
-def open_target(settings: ConsumerSettings) -> OpenEmrTarget:
+def open_target(settings: SettlingSettings) -> OpenEmrTarget:
     """Connect to OpenEMR's database and read the site."""
     return OpenEmrTarget(
         session.create_engine(settings.openemr_url.get_secret_value()),
@@ -138,6 +140,64 @@ def configure_logging(log_format: str) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def run_retry(settings: RetrySettings | None = None) -> None:
+    """Run one retrier until SIGTERM or SIGINT; a signal lets the batch in hand finish.
+
+    Raises:
+        MisconfiguredError: a system is set up wrongly; no row was charged.
+    """
+    settings = settings or RetrySettings.read()
+    configure_logging(settings.log_format)
+    with stop_signal() as stop, contextlib.ExitStack() as held:
+        source = source_database.create_engine(settings.source_url.get_secret_value())
+        held.callback(source.dispose)
+
+        def open_late() -> OpenEmrTarget:
+            target = open_target(settings)
+            held.callback(target.close)
+            return target
+
+        role = RetryRole(
+            SqlFailedRows(source),
+            open_late,
+            SqlOutboxMarker(source, settings.retry_policy),
+            limits=retry_limits(settings),
+            interval_s=settings.retry_interval_seconds,
+        )
+        stop.tell(role.stop)
+        structlog.get_logger().info("retrier runs", action="retry_started")
+        role.run()
+    structlog.get_logger().info("retrier has stopped", action="retry_stopped")
+
+
+@contextlib.contextmanager
+def wired_retrier(settings: RetrySettings, told: Told) -> Iterator[Retrier]:
+    """Give a retrier on the real systems for what a person asks for.
+
+    Raises:
+        TransientError, MisconfiguredError: a system is away or set up wrongly.
+    """
+    with contextlib.ExitStack() as held:
+        source = source_database.create_engine(settings.source_url.get_secret_value())
+        held.callback(source.dispose)
+        target = open_target(settings)
+        held.callback(target.close)
+        limits = retry_limits(settings)
+        marker = SqlOutboxMarker(source, settings.retry_policy)
+        clock = lambda: dt.datetime.now(dt.UTC)  # noqa: E731 - a value like the others
+        yield Retrier(SqlFailedRows(source), target, marker, StormBreaker(limits), limits, clock, told)
+
+
+def retry_limits(settings: RetrySettings) -> RetryLimits:
+    """Give the bounds that the settings make."""
+    return RetryLimits(
+        rows_max=settings.retry_rows_max,
+        hold=dt.timedelta(seconds=settings.retry_hold_seconds),
+        storm_failures=settings.retry_storm_failures,
+        storm_pause=dt.timedelta(seconds=settings.retry_storm_pause_seconds),
     )
 
 

@@ -6,20 +6,16 @@ import datetime as dt
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Final, TypeVar, assert_never
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, assert_never
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
 from connectors.outbox import ERROR_MESSAGE_CHARACTERS_MAX, LAST_SYNCED, EntityType, Status, sync_outbox
 from consumer.outcome import Applied, Duplicate, ErrorClass, Failed, Outcome, Stale, Waiting
-from consumer.ports import MisconfiguredError, Settlement, TransientError
+from consumer.ports import Settlement, TransientError
 from consumer.retry import RetryPolicy
-
-ROWS_MAX: Final = 500
-"""Rows of one UPDATE."""
+from consumer.source_database import chunks, one_of, translated
 
 VISIBLE_WAIT_S: Final = 5.0
 """How long a mark waits for a row whose event came before its commit was visible; mostly milliseconds."""
@@ -31,9 +27,10 @@ YOUNG: Final = dt.timedelta(hours=1)
 
 IDS_TOLD_MAX: Final = 5
 
-_Key = TypeVar("_Key", uuid.UUID, str)
-
 _OUTBOX: Final = sync_outbox.c
+
+# A row that says so already goes on saying it when its event comes again: it still waits.
+_OVERDUE: Final = sa.and_(_OUTBOX.status == Status.FAILED.value, _OUTBOX.error_class == ErrorClass.PARENT_MISSING.value)
 
 
 class SqlOutboxMarker:
@@ -63,7 +60,7 @@ class SqlOutboxMarker:
         """Mark the rows that can be seen; return the settlements that are still to be marked."""
         if not settlements:
             return ()
-        with _translated(), self._engine.begin() as connection:
+        with translated(), self._engine.begin() as connection:
             matched = 0
             for (outcome, settled_at), ids in _done_by_outcome(settlements).items():
                 values = {"status": Status.DONE.value, "outcome": outcome, "processed_at": settled_at}
@@ -72,7 +69,8 @@ class SqlOutboxMarker:
                 )
             for settlement in settlements:
                 if isinstance(settlement.outcome, Waiting):
-                    matched += _update(connection, [settlement.event.outbox_id], _waiting(settlement.outcome))
+                    ids = [settlement.event.outbox_id]
+                    matched += _update(connection, ids, _waiting(settlement.outcome), unless=_OVERDUE)
             failed = [one for one in settlements if isinstance(one.outcome, Failed)]
             if failed:
                 matched += self._mark_failed(connection, failed)
@@ -83,43 +81,29 @@ class SqlOutboxMarker:
             return () if matched == len(settlements) else _unseen(connection, settlements)
 
     def _mark_failed(self, connection: sa.Connection, settlements: Sequence[Settlement]) -> int:
+        """Write why; only a row that was in hand is charged an attempt, as a repeated mark tells of no new one."""
         matched = 0
-        attempts = _attempts(connection, [one.event.outbox_id for one in settlements])
+        found = _held(connection, [one.event.outbox_id for one in settlements])
         for one in settlements:
             assert isinstance(one.outcome, Failed)  # noqa: S101 - the caller's choice
-            attempt = attempts.get(one.event.outbox_id, 0) + 1
-            values = {
-                "status": Status.FAILED.value,
-                "outcome": "failed",
-                "retry_count": attempt,
+            row = found.get(one.event.outbox_id)
+            values: dict[str, object] = {
                 "error_class": one.outcome.error_class.value,
                 "error_message": one.outcome.message[:ERROR_MESSAGE_CHARACTERS_MAX],
-                "next_attempt_at": self._retry.next_attempt_at(
-                    now=one.settled_at, attempts=attempt, jitter=self._jitter()
-                ),
             }
+            if row is None or not _told(row, one.outcome):
+                attempt = 1 if row is None else row.retry_count + 1
+                next_at = self._retry.next_attempt_at(
+                    one.outcome.error_class, now=one.settled_at, attempts=attempt, jitter=self._jitter()
+                )
+                values |= {
+                    "status": Status.FAILED.value,
+                    "outcome": "failed",
+                    "retry_count": attempt,
+                    "next_attempt_at": next_at,
+                }
             matched += _update(connection, [one.event.outbox_id], values)
         return matched
-
-
-def create_engine(url: str) -> sa.Engine:
-    """Make the marker's engine: two connections, with time limits, in UTC."""
-    options: dict[str, object] = {"connect_timeout": 5}
-    if sa.make_url(url).get_backend_name() != "postgresql":
-        # DATETIME columns of the outbox are UTC.
-        options |= {"charset": "utf8mb4", "init_command": "SET time_zone = '+00:00'", "read_timeout": 30}
-    else:
-        # A batch's update takes milliseconds; longer means a lock or an outage, which is tried again.
-        options |= {"options": "-c statement_timeout=30000 -c lock_timeout=10000 -c timezone=UTC"}
-        # The driver has no time-out for an answer: a network that swallows packets is noticed by TCP, after 15 s.
-        options |= {"keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 2, "tcp_user_timeout": 15_000}
-    return sa.create_engine(
-        url,
-        isolation_level="READ COMMITTED",
-        pool_size=2,  # one for the marks of batches, one for what is released from the waiting room meanwhile
-        max_overflow=0,
-        connect_args=options,
-    )
 
 
 def _done_by_outcome(settlements: Sequence[Settlement]) -> Mapping[tuple[str, dt.datetime], list[uuid.UUID]]:
@@ -150,14 +134,21 @@ def _waiting(outcome: Waiting) -> Mapping[str, object]:
         "outcome": "waiting",
         "error_class": ErrorClass.PARENT_MISSING.value,
         "error_message": outcome.message,
+        "next_attempt_at": None,
     }
 
 
-def _update(connection: sa.Connection, ids: Sequence[uuid.UUID], values: Mapping[str, object]) -> int:
+def _update(
+    connection: sa.Connection,
+    ids: Sequence[uuid.UUID],
+    values: Mapping[str, object],
+    *,
+    unless: sa.ColumnElement[bool] = sa.false(),  # noqa: B008 - a constant
+) -> int:
     """Set columns of rows that are not done, and count them: a late mark never takes back what was reached."""
     matched = 0
-    for chunk in _chunks(ids):
-        where = _one_of(connection, _OUTBOX.outbox_id, chunk), _OUTBOX.status != Status.DONE.value
+    for chunk in chunks(ids):
+        where = one_of(connection, _OUTBOX.outbox_id, chunk), _OUTBOX.status != Status.DONE.value, sa.not_(unless)
         matched += connection.execute(sa.update(sync_outbox).where(*where).values(dict(values))).rowcount
     return matched
 
@@ -165,8 +156,8 @@ def _update(connection: sa.Connection, ids: Sequence[uuid.UUID], values: Mapping
 def _unseen(connection: sa.Connection, settlements: Sequence[Settlement]) -> Sequence[Settlement]:
     """Return what is still unmarked: rows that came into sight after the update, and young ones not in sight yet."""
     status_by_id: dict[uuid.UUID, str] = {}
-    for ids in _chunks([one.event.outbox_id for one in settlements]):
-        where = _one_of(connection, _OUTBOX.outbox_id, ids)
+    for ids in chunks([one.event.outbox_id for one in settlements]):
+        where = one_of(connection, _OUTBOX.outbox_id, ids)
         for row in connection.execute(sa.select(_OUTBOX.outbox_id, _OUTBOX.status).where(where)):
             status_by_id[row.outbox_id] = row.status
     young_since = dt.datetime.now(dt.UTC) - YOUNG
@@ -185,21 +176,23 @@ def _unseen_error(settlements: Sequence[Settlement]) -> TransientError:
     return TransientError(message)
 
 
-def _one_of(connection: sa.Connection, column: sa.ColumnElement[Any], values: Sequence[Any]) -> sa.ColumnElement[bool]:
-    """Compare with a list of values: as one array on PostgreSQL, where 500 parameters cost more than the update."""
-    if connection.dialect.name != "postgresql":
-        return column.in_(values)
-    kind = postgresql.UUID(as_uuid=True) if isinstance(values[0], uuid.UUID) else sa.Text()
-    return column == sa.any_(sa.bindparam(None, list(values), type_=postgresql.ARRAY(kind)))
-
-
-def _attempts(connection: sa.Connection, ids: Sequence[uuid.UUID]) -> Mapping[uuid.UUID, int]:
-    found: dict[uuid.UUID, int] = {}
-    for chunk in _chunks(ids):
-        where = _one_of(connection, _OUTBOX.outbox_id, chunk)
-        rows = connection.execute(sa.select(_OUTBOX.outbox_id, _OUTBOX.retry_count).where(where).with_for_update())
-        found |= {row.outbox_id: row.retry_count for row in rows}
+def _held(connection: sa.Connection, ids: Sequence[uuid.UUID]) -> Mapping[uuid.UUID, sa.Row[Any]]:
+    """Lock the rows, and return what is known of their attempts."""
+    found: dict[uuid.UUID, sa.Row[Any]] = {}
+    for chunk in chunks(ids):
+        where = one_of(connection, _OUTBOX.outbox_id, chunk)
+        columns = _OUTBOX.outbox_id, _OUTBOX.status, _OUTBOX.retry_count, _OUTBOX.error_class
+        found |= {row.outbox_id: row for row in connection.execute(sa.select(*columns).where(where).with_for_update())}
     return found
+
+
+def _told(row: sa.Row[Any], outcome: Failed) -> bool:
+    """Tell whether the row says already that its attempt has failed.
+
+    That its parent did not come in time was told without an attempt: when it came, the first one is due.
+    """
+    waited = ErrorClass.PARENT_MISSING.value
+    return row.status == Status.FAILED.value and (row.error_class != waited or outcome.error_class.value == waited)
 
 
 def _business_tables(connection: sa.Connection) -> frozenset[str]:
@@ -226,8 +219,8 @@ def _mark_synced(connection: sa.Connection, settlements: Sequence[Settlement], p
         table = LAST_SYNCED[entity_type]
         key, last_synced_at = table.c[0], table.c.last_synced_at
         before = sa.literal(at) if applied else _newest_made(entity_type, key, repeated)
-        for chunk in _chunks(list(ids)):
-            where = _one_of(connection, key, chunk), sa.or_(last_synced_at.is_(None), last_synced_at < before)
+        for chunk in chunks(list(ids)):
+            where = one_of(connection, key, chunk), sa.or_(last_synced_at.is_(None), last_synced_at < before)
             connection.execute(sa.update(table).where(*where).values(last_synced_at=at))
 
 
@@ -237,25 +230,3 @@ def _newest_made(
     """Ask when the newest of these events of a business row's entity was made."""
     made = _OUTBOX.entity_type == entity_type.value, _OUTBOX.entity_id == key, _OUTBOX.outbox_id.in_(events)
     return sa.select(sa.func.max(_OUTBOX.created_at)).where(*made).scalar_subquery()
-
-
-def _chunks(values: Sequence[_Key]) -> Iterator[Sequence[_Key]]:
-    """Cut into statements, sorted, so that members come to shared rows in much the same order."""
-    ordered = sorted(values)
-    for start in range(0, len(ordered), ROWS_MAX):
-        yield ordered[start : start + ROWS_MAX]
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Raise what the use cases know; the driver's text may hold values and is cut off."""
-    try:
-        yield
-    except sa.exc.OperationalError as error:
-        kind = type(error.orig).__name__
-        raise TransientError(f"the source database is away or busy ({kind})") from None
-    except sa.exc.InterfaceError:
-        raise TransientError("the source database: connection lost") from None
-    except sa.exc.DBAPIError as error:
-        kind = type(error.orig).__name__
-        raise MisconfiguredError(f"the source database refused to mark the outbox rows ({kind})") from None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import Final, TypeAlias
 
 from connectors.events import EntityKey
 
@@ -21,6 +22,29 @@ class ErrorClass(enum.StrEnum):
     CONFLICT = "conflict"  # OpenEMR's side changed: the row vanished, or other rows hang on it
     NOT_VISIBLE = "not_visible"  # target fhir, and OpenEMR's FHIR API would not show the row
     INTERNAL = "internal"  # a fault of ours
+
+
+class ErrorGroup(enum.StrEnum):
+    """What is to be done about a failure; a system that is away is none, and is never charged to an event."""
+
+    REJECTED = "rejected"  # a correction in OpenEMR or a newer event cures it: a few attempts
+    WAITING = "waiting"  # the parent's arrival cures it, by the waiting room: no attempts
+    CONFLICT = "conflict"  # a person must decide which side is right: no attempts
+    OURS = "ours"  # an upgrade of emrsync cures it: more attempts, over a longer time
+
+
+GROUPS: Final[Mapping[ErrorClass, ErrorGroup]] = {
+    ErrorClass.INVALID_PAYLOAD: ErrorGroup.REJECTED,
+    ErrorClass.UNKNOWN_VERSION: ErrorGroup.REJECTED,
+    ErrorClass.TOO_LONG: ErrorGroup.REJECTED,
+    ErrorClass.UNKNOWN_OPTION: ErrorGroup.REJECTED,
+    ErrorClass.REFUSED: ErrorGroup.REJECTED,
+    ErrorClass.NOT_VISIBLE: ErrorGroup.REJECTED,
+    ErrorClass.PARENT_MISSING: ErrorGroup.WAITING,
+    ErrorClass.CONFLICT: ErrorGroup.CONFLICT,
+    ErrorClass.INTERNAL: ErrorGroup.OURS,
+}
+"""The group of every class; retry.RetryPolicy gives each group its attempts."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

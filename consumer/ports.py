@@ -147,7 +147,10 @@ class TargetTransaction(Protocol):
         """Write the ledger rows of settled events and the positions of the stream."""
 
     def park(self, waiting: Sequence[tuple[Event, Waiting]]) -> None:
-        """Keep events whose parent is missing; an event kept before keeps the time since when it waits."""
+        """Keep events whose parent is missing.
+
+        An event kept before keeps the time since when it waits, and is reported overdue again.
+        """
 
     def commit(self) -> None:
         """Make all of it durable."""
@@ -195,11 +198,47 @@ class OutboxMarker(Protocol):
     def mark(self, settlements: Sequence[Settlement]) -> None:
         """Write status and outcome of each row, and last_synced_at of its business row, in one transaction.
 
-        Repeatable: a row that is done stays as it is.
+        Repeatable: a row that is done stays as it is, and a failure is charged to a row that is failed already only
+        if that says no more than that its parent has not come.
 
         Raises:
             TransientError: the source is away; nothing was written.
         """
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FailedRow:
+    """A failed outbox row in the hands of one retrier, with the event that it holds.
+
+    error_class: None if the row's word is not known here; due_at: its next_attempt_at before, None if it had none;
+    held_until: from then on another retrier may take it.
+    """
+
+    event: Event
+    error_class: ErrorClass | None
+    due_at: dt.datetime | None
+    held_until: dt.datetime
+
+
+class FailedRows(Protocol):
+    """The failed rows of the source's outbox, each in the hands of one retrier at a time; marking them ends the hold.
+
+    A row can be taken when it is failed, or when its hold has lapsed because its retrier was killed. What waits for
+    its parent is never taken. Every method raises TransientError when the source is away; nothing was changed then.
+    """
+
+    def claim_due(
+        self, limit: int, *, now: dt.datetime, held_until: dt.datetime, paused: Collection[ErrorClass]
+    ) -> Sequence[FailedRow]:
+        """Take rows whose next attempt is due, the longest due first, at most limit; leave paused classes alone."""
+
+    def claim(
+        self, outbox_ids: Sequence[uuid.UUID], *, now: dt.datetime, held_until: dt.datetime
+    ) -> Sequence[FailedRow]:
+        """Take those of these rows that can be taken, whether they have an attempt left or not."""
+
+    def give_back(self, rows: Sequence[FailedRow], *, due_at: dt.datetime) -> None:
+        """Make rows that are still held failed again, uncharged; those that were to be tried again are due then."""
 
 
 class EventStream(Protocol):

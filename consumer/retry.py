@@ -1,37 +1,88 @@
-"""When a failed row is tried again: exponential backoff with jitter, as a pure function."""
+"""When a failed row is tried again: exponential backoff with full jitter, bounded in attempts and total time."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from typing import Final, assert_never
+
+from consumer.outcome import GROUPS, ErrorClass, ErrorGroup
+
+ATTEMPTS_MAX: Final = 100
+"""More is a loop and no longer a retry."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """Delays double from delay_first_s to delay_max_s; a row is given up after attempts_max attempts.
+    """How often, and how long, each group of errors is tried again without a person.
 
-    With the defaults the upper bounds are 30 s, 1 min, 2 min, … 1 h: a clerk's or administrator's correction
-    (an option added, a merged patient sorted out) is picked up within the hour, at a cost of one statement.
+    Attributes:
+        delay_first_s: bound of the delay after the first failure; a retry by itself is for what somebody cures, and
+            nobody cures anything in less.
+        delay_growth: each bound is this many times the one before; by 4, a handful of attempts reaches from seconds to
+            hours, where a clerk's or administrator's correction falls.
+        delay_max_s: no bound is longer.
+        attempts_rejected: attempts, the first included, of what OpenEMR or its rules refuse. With the defaults the
+            bounds are 30 s, 2 min, 8 min, 32 min, 2 h 8 min.
+        attempts_ours: the same of our own faults, which an upgrade cures within the day.
+        total_max_s: the bounds before an attempt may not add up to more; what is not cured by then needs a person.
     """
 
     delay_first_s: float = 30.0
-    delay_max_s: float = 3_600.0
-    attempts_max: int = 10
+    delay_growth: float = 4.0
+    delay_max_s: float = 14_400.0
+    attempts_rejected: int = 6
+    attempts_ours: int = 10
+    total_max_s: float = 86_400.0
 
     def __post_init__(self) -> None:
-        """Refuse settings that make no sense."""
-        if not 0 < self.delay_first_s <= self.delay_max_s:
-            raise ValueError("retry: delay_first_s must be above 0 and at most delay_max_s")
-        if self.attempts_max < 1:
-            raise ValueError("retry: attempts_max must be at least 1")
+        """Refuse settings that make no sense.
 
-    def next_attempt_at(self, *, now: dt.datetime, attempts: int, jitter: float) -> dt.datetime | None:
-        """Return when to try again after `attempts` failed attempts, or None when it is given up.
-
-        jitter is a random number from 0 to 1; half of the delay is kept, so that a retry never follows at once.
+        Raises:
+            ValueError: it names them.
         """
-        if attempts >= self.attempts_max:
+        if not 0 < self.delay_first_s <= self.delay_max_s:
+            raise ValueError("retry: delay_first must be above 0 and at most delay_max")
+        if not 1 <= self.delay_growth <= 10:  # noqa: PLR2004 - below, delays shrink; above, the second is the last
+            raise ValueError("retry: delay_growth must be from 1 to 10")
+        for name in ("attempts_rejected", "attempts_ours"):
+            if not 1 <= getattr(self, name) <= ATTEMPTS_MAX:
+                raise ValueError(f"retry: {name} must be from 1 (no retry) to {ATTEMPTS_MAX}")
+        if self.total_max_s < self.delay_first_s:
+            raise ValueError("retry: total_max must be at least delay_first, or nothing is ever tried again")
+
+    def attempts_max(self, error_class: ErrorClass) -> int:
+        """Return how many attempts, the first included, a row that fails in this way has."""
+        match GROUPS[error_class]:
+            case ErrorGroup.REJECTED:
+                return self.attempts_rejected
+            case ErrorGroup.OURS:
+                return self.attempts_ours
+            case ErrorGroup.WAITING | ErrorGroup.CONFLICT:
+                return 1
+            case group:
+                assert_never(group)
+
+    def delay_bound_s(self, attempts: int) -> float:
+        """Return the longest delay after `attempts` failed attempts."""
+        bound_s = self.delay_first_s
+        # At most ATTEMPTS_MAX rounds, and no power that runs away.
+        for _ in range(1, min(attempts, ATTEMPTS_MAX)):
+            if bound_s >= self.delay_max_s:
+                break
+            bound_s *= self.delay_growth
+        return min(bound_s, self.delay_max_s)
+
+    def next_attempt_at(
+        self, error_class: ErrorClass, *, now: dt.datetime, attempts: int, jitter: float
+    ) -> dt.datetime | None:
+        """Return when to try again after `attempts` failed attempts, or None when a person must take over.
+
+        jitter is a random number from 0 to 1. The whole delay is random, so that rows that failed together do not
+        come back together; the bound of the total time is the sum of the delays' bounds, and needs no memory.
+        """
+        if attempts >= self.attempts_max(error_class):
             return None
-        # 2**60 seconds is past any delay_max_s, and keeps the power from growing without bound.
-        bound_s = min(self.delay_max_s, self.delay_first_s * 2 ** min(attempts - 1, 60))
-        return now + dt.timedelta(seconds=bound_s * (0.5 + jitter / 2))
+        if sum(self.delay_bound_s(attempt) for attempt in range(1, attempts + 1)) > self.total_max_s:
+            return None
+        return now + dt.timedelta(seconds=self.delay_bound_s(attempts) * jitter)

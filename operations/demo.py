@@ -149,22 +149,23 @@ def _run(choices: DemoChoices, stack: Stack, *, say: Say, watch: Watch) -> DemoR
     application = bootstrap.build(AppSettings.read(app_url=settings.text("app_url"), app_targets=choices.target))
     try:
         start_consumers(stack, settings, variables, choices.consumers)
-        say(f"{choices.consumers} consumers run")
+        say(f"{choices.consumers} consumers and a retrier run")
         return _Phases(choices, settings, application, watch, started).all(export)
     finally:
         application.close()
 
 
 def start_consumers(stack: Stack, settings: OperationsSettings, variables: Mapping[str, str], members: int) -> None:
-    """Start members of the consumer group as supervised programs of the stack."""
+    """Start members of the consumer group, and one retrier, as supervised programs of the stack."""
     environment = {name: variables[name] for name in _CONSUMER_VARIABLES} | {
         "EMRSYNC_TOPIC_PREFIX": settings.topic_prefix,
         "EMRSYNC_CONSUMER_GROUP": settings.consumer_group,
         "EMRSYNC_LEDGER_SCHEMA": settings.ledger_schema,
     }
-    for number in range(1, members + 1):
-        name = f"consumer-{number}"
-        argv = [sys.executable, "-m", "operations", "consumer", "run"]
+    programs = {f"consumer-{number}": ("consumer", "run") for number in range(1, members + 1)}
+    programs["retrier"] = ("retry", "run")
+    for name, words in programs.items():
+        argv = [sys.executable, "-m", "operations", *words]
         stack.add_program(name, argv, {**environment, "EMRSYNC_CLIENT_ID": name})
         stack.start(name)
 

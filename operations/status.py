@@ -72,7 +72,7 @@ class PipelineStatus:
             if isinstance(value := getattr(self, name), Unavailable)
         ]
         if isinstance(self.outbox, OutboxState) and self.outbox.failed:
-            found.append(f"outbox: {self.outbox.failed} rows have failed; `emrsync where ENTITY_ID` tells why")
+            found.append(f"outbox: {self.outbox.failed} rows have failed; `emrsync retry select --dry-run` lists them")
         if isinstance(self.slot, SlotState) and not self.slot.active:
             found.append(f"slot {self.slot.name}: nobody reads it, and PostgreSQL keeps what it has not read")
         if isinstance(self.slot, SlotState) and self.slot.wal_status == "lost":

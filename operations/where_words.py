@@ -7,6 +7,7 @@ from typing import Final
 
 from connectors.connect_client import ConnectorStatus
 from connectors.outbox import Status
+from consumer.failed_rows import RETRYING
 from operations.parts import Unavailable
 from operations.where import Ledger, Mapped, OutboxRow, Source, Way
 
@@ -52,12 +53,16 @@ def _without_event(source: Source) -> list[str]:
 def _event(row: OutboxRow, way: Way) -> str:
     name = f"{row.operation} of {row.entity_type}, seq {row.seq}"
     if row.status is Status.FAILED:
-        again = "" if row.next_attempt_at is None else f"; next attempt {row.next_attempt_at.isoformat()}"
+        again = "; a person may: `emrsync retry one OUTBOX_ID`"
+        if row.next_attempt_at is not None:
+            again = f"; next attempt {row.next_attempt_at.isoformat()}"
         return f"failed: {name}: {row.error_class}: {row.error_message} (attempt {row.retry_count}{again})"
     waiting = [one for one in way.ledger.waiting if one.seq == row.seq] if isinstance(way.ledger, Ledger) else []
     if waiting:
         one = waiting[0]
         return f"waiting: {name}: for {one.parent_type} {one.parent_id}, since {one.since.isoformat()}"
+    if row.outcome == RETRYING:
+        return f"being tried again: {name}: {row.error_class}: {row.error_message} (attempt {row.retry_count + 1})"
     if row.status is Status.PROCESSING:
         return f"under way: {name}: {row.error_message or 'the consumer holds it'}"
     if isinstance(way.ledger, Ledger) and any(one.outbox_id == row.outbox_id for one in way.ledger.applied):

@@ -23,6 +23,7 @@ class Snapshot:
         last_seqs: entity_map.last_seq.
         contents: the digest of what OpenEMR's live rows were written from; None where there is no live row.
         delivered: the ids of the events below the group's offsets.
+        retrying: the ids of the rows that a retrier holds, or held when it was killed.
     """
 
     events: Mapping[uuid.UUID, Event]
@@ -32,6 +33,7 @@ class Snapshot:
     last_seqs: Mapping[EntityKey, int]
     contents: Mapping[EntityKey, bytes | None]
     delivered: frozenset[uuid.UUID]
+    retrying: frozenset[uuid.UUID] = frozenset()
 
 
 def violations_at_any_time(now: Snapshot) -> list[str]:
@@ -86,7 +88,7 @@ def _offsets(now: Snapshot) -> Iterator[str]:
     """I3: what the offset has passed is done, failed or held in the waiting room, and its row says so."""
     for outbox_id in now.delivered:
         status = now.statuses[outbox_id]
-        held = status == "processing" and outbox_id in now.waiting
+        held = status == "processing" and (outbox_id in now.waiting or outbox_id in now.retrying)
         # Between the mark of a released event and its leaving the room it is done and still held.
         if status not in {"done", "failed"} and not held:
             yield f"I3: the offset has passed seq {now.events[outbox_id].seq}, which is {status}"

@@ -116,4 +116,5 @@ class Pipeline:
             last_seqs={key: mapped.last_seq for key, mapped in self.openemr.mapped.items()},
             contents={key: self.openemr.rows.get(key) for key in self.openemr.mapped},
             delivered=frozenset(below),
+            retrying=frozenset(one for one, row in self.source.outbox.items() if row.outcome == "retrying"),
         )

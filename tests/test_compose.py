@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from connectors.config import PREFIX
-from consumer.config import ConsumerSettings
+from consumer.config import ConsumerSettings, RetrySettings
 from consumer.openemr.installation import DEFAULT_VERSION
 from operations.config import OperationsSettings
 from producer_app.config import AppSettings
@@ -145,7 +145,12 @@ def variables() -> Iterator[tuple[str, str]]:
 
 def test_every_variable_is_a_setting() -> None:
     """A mistyped variable would be ignored in silence."""
-    fields = {*OperationsSettings.model_fields, *ConsumerSettings.model_fields, *AppSettings.model_fields}
+    fields = {
+        *OperationsSettings.model_fields,
+        *ConsumerSettings.model_fields,
+        *RetrySettings.model_fields,
+        *AppSettings.model_fields,
+    }
     unknown = [
         (service, name)
         for service, name in variables()
@@ -167,12 +172,20 @@ def test_every_service_is_waited_for() -> None:
         assert set(service.get("depends_on", {})) <= set(SERVICES), name
         for other, wait in service.get("depends_on", {}).items():
             assert (wait["condition"] == "service_completed_successfully") == (other in ONE_SHOTS), name
-        assert ("healthcheck" in service) == (name not in ONE_SHOTS | {"consumer"}), name
+        assert ("healthcheck" in service) == (name not in ONE_SHOTS | {"consumer", "retrier"}), name
 
 
 def test_two_consumers_run() -> None:
     """A group of one shows no group."""
     assert 2 == SERVICES["consumer"]["deploy"]["replicas"]
+
+
+def test_a_retrier_runs_with_the_consumers_accounts() -> None:
+    """It needs both databases and nothing else."""
+    environment = SERVICES["retrier"]["environment"]
+
+    assert ["retry", "run"] == SERVICES["retrier"]["command"]
+    assert environment == {name: SERVICES["consumer"]["environment"][name] for name in environment}
 
 
 def test_ports_are_published_on_loopback_only() -> None:
@@ -192,7 +205,7 @@ def test_secrets_are_files_that_only_their_users_see() -> None:
     }
 
     assert [] == re.findall(r"(?i)password(?!_FILE): *[^\s/]", text)
-    assert {"secrets-consumer"} == folders["consumer"]
+    assert {"secrets-consumer"} == folders["consumer"] == folders["retrier"]
     assert {"secrets-app"} == folders["app"]
     assert {"secrets-cdc"} == folders["connect"]
 

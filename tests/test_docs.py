@@ -16,8 +16,8 @@ from connectors.events import HEADERS
 from connectors.outbox import sync_outbox
 from connectors.payloads import v1
 from connectors.topics import topics
-from consumer.config import ConsumerSettings
-from consumer.outcome import ErrorClass, Outcome
+from consumer.config import ConsumerSettings, RetrySettings
+from consumer.outcome import ErrorClass, ErrorGroup, Outcome
 from operations.cli import SECTIONS, build
 from operations.config import OperationsSettings
 from producer_app.config import AppSettings
@@ -53,7 +53,7 @@ def test_every_setting_is_documented() -> None:
     """Operators find each variable, with its default."""
     fields = {
         f"{PREFIX}{name.upper()}"
-        for settings in (OperationsSettings, ConsumerSettings, AppSettings)
+        for settings in (OperationsSettings, ConsumerSettings, RetrySettings, AppSettings)
         for name in settings.model_fields
     }
     fields |= {str(field.validation_alias) for field in StackSettings.model_fields.values()}
@@ -66,7 +66,7 @@ def test_no_setting_is_documented_that_does_not_exist() -> None:
     """A variable that nothing reads is a trap."""
     known = {
         name.upper()
-        for settings in (OperationsSettings, ConsumerSettings, AppSettings)
+        for settings in (OperationsSettings, ConsumerSettings, RetrySettings, AppSettings)
         for name in settings.model_fields
     }
     known |= {str(field.validation_alias).removeprefix(PREFIX) for field in StackSettings.model_fields.values()}
@@ -132,6 +132,23 @@ def test_every_error_class_has_its_treatment() -> None:
     page = document("operations.md")
 
     assert [] == [str(error_class) for error_class in ErrorClass if f"| `{error_class}` |" not in page]
+
+
+def test_every_group_of_errors_has_its_row() -> None:
+    """What the retrier does about each is stated once."""
+    page = document("operations.md")
+
+    assert [] == [group for group in ErrorGroup if f"| {group} |" not in page]
+
+
+def test_every_action_that_is_logged_is_listed() -> None:
+    """Who filters logs finds the word."""
+    sources = [*(ROOT / "consumer").rglob("*.py"), *(ROOT / "operations").rglob("*.py")]
+    logged = {action for path in sources for action in re.findall(r'action="(\w+)"', path.read_text(encoding="utf-8"))}
+    page = document("operations.md")
+
+    assert logged
+    assert set() == {action for action in logged if f"`{action}`" not in page}
 
 
 def test_every_outcome_is_explained() -> None:

@@ -15,14 +15,20 @@ from consumer.ports import MisconfiguredError, RaceError, RefusedError, Transien
 # Numbers of MariaDB's and MySQL's error catalogues, and of the client's.
 _TRANSIENT: Final = {
     0: "connection lost",
+    1021: "disk is full",
     1040: "too many connections",
+    1041: "server is out of memory",
+    1047: "cluster node is not ready",
     1053: "server is shutting down",
+    1114: "table space is full",
     1158: "network read error",
     1159: "network read time-out",
     1160: "network write error",
     1161: "network write time-out",
+    1180: "commit failed",
     1203: "too many connections of this account",
     1205: "rows or a table are locked by someone else",
+    1226: "this account's limit is reached",
     1290: "server is read-only",
     1317: "query interrupted",
     1792: "transaction is read-only",
@@ -42,6 +48,7 @@ _TRANSIENT: Final = {
 _CROSSED: Final = {
     1020: "a row changed under a snapshot",
     1213: "deadlock",
+    1412: "a table was altered meanwhile",
 }
 _REFUSED: Final = {
     1048: "must not be absent",
@@ -66,6 +73,8 @@ _MISCONFIGURED: Final = {
     1045: "the account or its password is refused",
     1049: "there is no such database",
     1054: "a column is not there: the schema changed, start again",
+    1129: "this host is blocked after many broken connections: mariadb-admin flush-hosts frees it",
+    1130: "this host may not connect",
     1142: "the account lacks a right: run emrsync provision",
     1143: "the account lacks a right: run emrsync provision",
     1146: "a table is not there: run emrsync provision",

@@ -136,7 +136,8 @@ class Ledger:
             _WAITING_COLUMNS,
             rows,
             constants={"since": _NOW},
-            suffix="ON DUPLICATE KEY UPDATE parent_type = VALUES(parent_type), parent_id = VALUES(parent_id)",
+            suffix="ON DUPLICATE KEY UPDATE parent_type = VALUES(parent_type), parent_id = VALUES(parent_id), "
+            "overdue_at = NULL",
         )
 
     def forget(self, connection: sa.Connection, outbox_ids: Sequence[uuid.UUID]) -> None:

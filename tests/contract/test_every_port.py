@@ -48,7 +48,7 @@ def test_every_fake_of_a_port_is_proven_by_a_suite() -> None:
     }
     fakes = {getattr(tests.fakes, name) for name in wanted if name in tests.fakes.__all__}
 
-    assert {"FakeTarget", "FakeMarker", "FakeEventStream"} == {one.__name__ for one in fakes}
+    assert {"FakeTarget", "FakeMarker", "FakeEventStream", "FakeFailedRows"} == {one.__name__ for one in fakes}
     assert fakes <= proven
 
 

@@ -7,28 +7,25 @@ import dataclasses
 import datetime as dt
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import pytest
 import sqlalchemy as sa
 
-import connectors.migrations
-import producer_app.migrations
-from connectors import accounts
-from connectors.accounts import Login, SourceAccounts
 from connectors.events import EntityKey, Event
 from connectors.outbox import EntityType, sync_outbox
 from consumer import outbox_marker
-from consumer.outbox_marker import SqlOutboxMarker, create_engine
+from consumer.outbox_marker import SqlOutboxMarker
 from consumer.outcome import Applied, Duplicate, ErrorClass, Failed, Outcome, Stale, Waiting
 from consumer.ports import OutboxMarker, Settlement, TransientError
 from consumer.retry import RetryPolicy
+from consumer.source_database import create_engine
 from producer_app.tables import BUSINESS_TABLES, patient_cache
 from tests import clinic
 from tests.fakes import FakeMarker, FakeRow, FakeSource, Faults
 from tests.made_events import NOON, event
+from tests.sources import outbox_columns, source, utc
 
 PROTOCOLS = (OutboxMarker,)
 IMPLEMENTATIONS = {"fake": FakeMarker, "postgresql": SqlOutboxMarker, "mariadb": SqlOutboxMarker}
@@ -47,6 +44,7 @@ class System(Protocol):
     def write(self, one: Event) -> None: ...  # noqa: D102
     def row(self, one: Event) -> Columns: ...  # noqa: D102
     def synced(self, one: Event) -> dt.datetime | None: ...  # noqa: D102
+    def hold(self, one: Event) -> None: ...  # noqa: D102
     def marker_without_source(self) -> OutboxMarker: ...  # noqa: D102
 
 
@@ -70,6 +68,10 @@ class FakeSystem:
         """Give the business row's last_synced_at."""
         return self._source.last_synced_at.get(one.key)
 
+    def hold(self, one: Event) -> None:
+        """Do what a retrier's claim does."""
+        self._source.outbox[one.outbox_id].status = "processing"
+
     def marker_without_source(self) -> OutboxMarker:
         """Give a marker whose source is away."""
         faults = Faults()
@@ -90,12 +92,12 @@ class RealSystem:
     def _marker(self, url: str) -> SqlOutboxMarker:
         self.marker_engine = create_engine(url)
         self._held.callback(self.marker_engine.dispose)
-        return SqlOutboxMarker(self.marker_engine, RetryPolicy(), jitter=lambda: 0)
+        return SqlOutboxMarker(self.marker_engine, RetryPolicy(), jitter=lambda: 1)
 
     def write(self, one: Event) -> None:
         """Insert the outbox row, and a patient's business row."""
         with self._engine.begin() as connection:
-            connection.execute(sa.insert(sync_outbox), _columns(one))
+            connection.execute(sa.insert(sync_outbox), outbox_columns(one))
             if one.key.entity_type is EntityType.PATIENT:
                 patient = {"patient_id": one.key.entity_id, "birth_date": NOON.date(), "state": "{}"}
                 names = dict.fromkeys(("family_name", "given_name"), "x")
@@ -108,7 +110,7 @@ class RealSystem:
 
         def insert() -> None:
             with self._engine.begin() as connection:
-                connection.execute(sa.insert(sync_outbox), _columns(one))
+                connection.execute(sa.insert(sync_outbox), outbox_columns(one))
                 begun.set()
                 time.sleep(seconds)
 
@@ -133,64 +135,26 @@ class RealSystem:
         with self._engine.connect() as connection:
             statement = sa.select(*(sync_outbox.c[name] for name in names))
             found = connection.execute(statement.where(sync_outbox.c.outbox_id == one.outbox_id)).one()
-        return {name: _utc(value) for name, value in zip(names, found, strict=True)}
+        return {name: utc(value) for name, value in zip(names, found, strict=True)}
 
     def synced(self, one: Event) -> dt.datetime | None:
         """Give the business row's last_synced_at."""
         table = BUSINESS_TABLES[one.key.entity_type]
         with self._engine.connect() as connection:
             where = table.c[f"{one.key.entity_type}_id"] == one.key.entity_id
-            found: dt.datetime | None = _utc(connection.scalar(sa.select(table.c.last_synced_at).where(where)))
+            found: dt.datetime | None = utc(connection.scalar(sa.select(table.c.last_synced_at).where(where)))
             return found
+
+    def hold(self, one: Event) -> None:
+        """Do what a retrier's claim does."""
+        with self._engine.begin() as connection:
+            held = sa.update(sync_outbox).where(sync_outbox.c.outbox_id == one.outbox_id).values(status="processing")
+            connection.execute(held)
 
     def marker_without_source(self) -> OutboxMarker:
         """Give a marker whose source is away."""
         url = sa.make_url(self._marker_url).set(port=1)
         return self._marker(url.render_as_string(hide_password=False))
-
-
-def _columns(one: Event) -> Columns:
-    return {
-        "outbox_id": one.outbox_id,
-        "entity_type": one.key.entity_type.value,
-        "entity_id": one.key.entity_id,
-        "operation": one.operation.value,
-        "target_system": one.target_system.value,
-        "payload": one.payload.decode(),
-        "created_at": one.created_at,
-    }
-
-
-def _utc(value: Any) -> Any:
-    if not isinstance(value, dt.datetime):
-        return value
-    return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
-
-
-@contextlib.contextmanager
-def source(admin_url: str, *, business_tables: bool = True) -> Iterator[tuple[str, str]]:
-    """Give the administrator's and the marker's URL of a new source database."""
-    name = uuid.uuid4().hex[:12]
-    url = sa.make_url(admin_url)
-    postgresql = url.get_backend_name() == "postgresql"
-    own = url.set(database=f"test_{name}").render_as_string(hide_password=False)
-    server = sa.create_engine(
-        url if postgresql else url.set(database=None), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
-    )
-    app, cdc, marker = (Login(f"{role}_{name}", uuid.uuid4().hex) for role in ("app", "cdc", "marker"))
-    with server.connect() as admin, contextlib.ExitStack() as held:
-        for login in (app, cdc, marker):
-            held.callback(admin.exec_driver_sql, f"DROP {'ROLE' if postgresql else 'USER'} IF EXISTS {login.user}")
-        held.callback(admin.exec_driver_sql, f"DROP DATABASE test_{name}" + (" WITH (FORCE)" if postgresql else ""))
-        admin.exec_driver_sql(f"CREATE DATABASE test_{name}")
-        connectors.migrations.upgrade(own)
-        if business_tables:
-            producer_app.migrations.upgrade(own)
-        engine = sa.create_engine(own, poolclass=sa.NullPool)
-        with engine.connect() as connection:
-            accounts.apply(connection, SourceAccounts(app, cdc, marker), report=lambda _line: None)
-        marker_url = sa.make_url(own).set(username=marker.user, password=marker.password)
-        yield own, marker_url.render_as_string(hide_password=False)
 
 
 @pytest.fixture(scope="module")
@@ -279,10 +243,10 @@ def test_a_waiting_event_names_its_parent(system: System) -> None:
 
 
 def test_a_failed_event_says_why_and_when_it_is_tried_again(system: System) -> None:
-    """Each time later; with no jitter, half of 30 s, of 1 min, …."""
+    """Each attempt's next one is later; with the largest jitter, by 30 s, 2 min, 8 min, …."""
     [one] = written(system)
 
-    for attempts, seconds in ((1, 15), (2, 30), (3, 60)):
+    for attempts, seconds in ((1, 30), (2, 120), (3, 480)):
         assert {
             "status": "failed",
             "outcome": "failed",
@@ -292,15 +256,72 @@ def test_a_failed_event_says_why_and_when_it_is_tried_again(system: System) -> N
             "error_message": "patient_data.DOB: is out of range",
             "processed_at": None,
         } == mark(system, one, FAILED)
+        system.hold(one)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error_class"),
+    [(FAILED, "refused"), (Failed(ErrorClass.CONFLICT, "patient_id: differs"), "conflict")],
+    ids=["same", "other"],
+)
+def test_a_failure_is_charged_once_however_often_it_is_marked(
+    system: System, outcome: Failed, error_class: str
+) -> None:
+    """Its event comes again after a crash between mark and offset: the reason may be new, the attempt is not."""
+    [one] = written(system)
+    before = mark(system, one, FAILED)
+    changed = {"error_class": error_class, "error_message": outcome.message}
+
+    assert {**before, **changed} == mark(system, one, outcome, LATER)
+
+
+def test_an_overdue_event_goes_on_saying_so_and_its_first_attempt_is_charged(system: System) -> None:
+    """Its event may come again, and its parent at last, when it may fail in its own right."""
+    [one] = written(system)
+    mark(system, one, Waiting(PARENT))
+    overdue = mark(system, one, Waiting(PARENT).given_up())
+    assert ("failed", "parent_missing", 1, None) == tuple(
+        overdue[name] for name in ("status", "error_class", "retry_count", "next_attempt_at")
+    )
+
+    assert overdue == mark(system, one, Waiting(PARENT), LATER)
+    assert overdue == mark(system, one, Waiting(PARENT).given_up(), LATER)
+    failed = mark(system, one, FAILED)
+    assert ("refused", 2, NOON + dt.timedelta(seconds=120)) == (
+        failed["error_class"],
+        failed["retry_count"],
+        failed["next_attempt_at"],
+    )
+    assert failed == mark(system, one, FAILED, LATER)
+
+
+def test_a_failed_event_that_waits_now_has_no_attempt_due(system: System) -> None:
+    """Its parent was deleted meanwhile: the waiting room holds it."""
+    [one] = written(system)
+    mark(system, one, FAILED)
+
+    row = mark(system, one, Waiting(PARENT))
+    assert ("processing", "waiting", None, 1) == tuple(
+        row[name] for name in ("status", "outcome", "next_attempt_at", "retry_count")
+    )
 
 
 def test_the_last_attempt_names_no_next_one(system: System) -> None:
     """A person takes over."""
     [one] = written(system)
-    for _ in range(10):
+    for _ in range(6):
         row = mark(system, one, FAILED)
+        system.hold(one)
 
-    assert (10, None) == (row["retry_count"], row["next_attempt_at"])
+    assert (6, None) == (row["retry_count"], row["next_attempt_at"])
+
+
+def test_a_conflict_is_not_tried_again(system: System) -> None:
+    """A person decides."""
+    [one] = written(system)
+    row = mark(system, one, Failed(ErrorClass.CONFLICT, "patient_id: differs"))
+
+    assert (1, None) == (row["retry_count"], row["next_attempt_at"])
 
 
 def test_an_event_that_failed_and_was_applied_shows_no_error(system: System) -> None:

@@ -528,5 +528,7 @@ def test_what_waits_too_long_is_told_once_and_released_all_the_same(system: Syst
     system.target.reported_overdue([child.outbox_id])
     assert [] == overdue(system.now())
 
+    park(system.target, child, key_of(patient))
+    assert [(child, Waiting(key_of(patient)))] == overdue(system.now())
     write(system.target, event(patient))
     assert [child] == list(system.target.releasable(10, [key_of(patient)]))

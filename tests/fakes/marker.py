@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Sequence
 
 from connectors.events import EntityKey, Event
-from consumer.outcome import Applied, Duplicate, Failed, Stale, Waiting
+from consumer.outcome import Applied, Duplicate, ErrorClass, Failed, Stale, Waiting
 from consumer.ports import Settlement
 from consumer.retry import RetryPolicy
 from tests.fakes.faults import Faults
@@ -39,9 +39,10 @@ class FakeSource:
 class FakeMarker:
     """An OutboxMarker on a FakeSource."""
 
-    def __init__(self, source: FakeSource, faults: Faults | None = None) -> None:
+    def __init__(self, source: FakeSource, faults: Faults | None = None, *, jitter: float = 1) -> None:
         self._source = source
         self._faults = faults or Faults()
+        self._jitter = jitter
 
     def mark(self, settlements: Sequence[Settlement]) -> None:
         """See ports.OutboxMarker."""
@@ -51,7 +52,7 @@ class FakeMarker:
         for settlement in settlements:
             row = self._source.outbox.get(settlement.event.outbox_id)
             if row is not None and row.status != "done":
-                _mark(row, settlement)
+                _mark(row, settlement, self._jitter)
             key = settlement.event.key
             if isinstance(settlement.outcome, Applied):
                 before = self._source.last_synced_at.get(key, settlement.settled_at)
@@ -63,19 +64,23 @@ class FakeMarker:
         self._faults.at("marker.marked")
 
 
-def _mark(row: FakeRow, settlement: Settlement) -> None:
+def _mark(row: FakeRow, settlement: Settlement, jitter: float) -> None:
+    overdue = row.status == "failed" and row.error_class == "parent_missing"
     match settlement.outcome:
         case Applied() | Duplicate() | Stale() as outcome:
             row.status, row.outcome = "done", type(outcome).__name__.lower()
             row.processed_at = settlement.settled_at
             row.error_class = row.error_message = row.next_attempt_at = None
         case Waiting() as outcome:
-            row.status, row.outcome = "processing", "waiting"
-            row.error_class, row.error_message = "parent_missing", outcome.message
+            if not overdue:
+                row.status, row.outcome, row.next_attempt_at = "processing", "waiting", None
+                row.error_class, row.error_message = "parent_missing", outcome.message
         case Failed() as outcome:
-            row.status, row.outcome = "failed", "failed"
-            row.retry_count += 1
+            charged = row.status != "failed" or (overdue and outcome.error_class is not ErrorClass.PARENT_MISSING)
             row.error_class, row.error_message = outcome.error_class.value, outcome.message
-            row.next_attempt_at = RetryPolicy().next_attempt_at(
-                now=settlement.settled_at, attempts=row.retry_count, jitter=0
-            )
+            if charged:
+                row.status, row.outcome = "failed", "failed"
+                row.retry_count += 1
+                row.next_attempt_at = RetryPolicy().next_attempt_at(
+                    outcome.error_class, now=settlement.settled_at, attempts=row.retry_count, jitter=jitter
+                )

@@ -210,7 +210,8 @@ class FakeTransaction:
         self._faults.at("target.park")
         for event, outcome in waiting:
             parked = Parked(event, outcome.parent, self._own.clock())
-            self._own.waiting.setdefault(event.outbox_id, parked).parent = outcome.parent
+            parked = self._own.waiting.setdefault(event.outbox_id, parked)
+            parked.parent, parked.overdue = outcome.parent, False
 
     def commit(self) -> None:
         """See ports.TargetTransaction."""

@@ -121,7 +121,29 @@ def test_a_uuid_that_is_there_is_a_race_and_a_conflict_if_met_again(text: str, s
 
 
 @pytest.mark.parametrize(
-    "number", [0, 1040, 1053, 1158, 1203, 1290, 1317, 1792, 1836, 1927, 1969, 2003, 2006, 2013, 3024]
+    "number",
+    [
+        0,
+        1021,
+        1040,
+        1047,
+        1053,
+        1114,
+        1158,
+        1180,
+        1203,
+        1226,
+        1290,
+        1317,
+        1792,
+        1836,
+        1927,
+        1969,
+        2003,
+        2006,
+        2013,
+        3024,
+    ],
 )
 def test_an_outage_decides_nothing_about_an_event(number: int) -> None:
     """And tells no value either."""
@@ -131,7 +153,7 @@ def test_an_outage_decides_nothing_about_an_event(number: int) -> None:
     assert NAME not in str(error)
 
 
-@pytest.mark.parametrize("number", [1020, 1213])
+@pytest.mark.parametrize("number", [1020, 1213, 1412])
 def test_a_lock_lost_to_another_writer_is_tried_again(number: int) -> None:
     """By the same rule as a key taken at the same moment."""
     error = error_of(number, f"something about '{NAME}'")

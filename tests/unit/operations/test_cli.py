@@ -53,6 +53,8 @@ def test_help_loads_nothing_heavy() -> None:
         (["provision"], 2, "not set: EMRSYNC_SOURCE_URL, EMRSYNC_KAFKA_BOOTSTRAP_SERVERS, EMRSYNC_CONNECT_URL"),
         (["dead-letter", "list"], 2, "not set: EMRSYNC_KAFKA_BOOTSTRAP_SERVERS, EMRSYNC_OPENEMR_URL"),
         (["dead-letter", "discard", "0-1"], 2, "Missing option '--why'"),
+        (["retry", "run"], 2, "EMRSYNC_OPENEMR_URL: Field required"),
+        (["retry", "select", "--error-class", "nonsense"], 2, "nonsense"),
         (["connector", "frobnicate"], 2, "No such command"),
         (["nonsense"], 2, "No such command"),
     ],

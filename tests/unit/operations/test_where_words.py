@@ -82,6 +82,31 @@ def way(*rows: OutboxRow, ledger: Ledger | Unavailable = EMPTY, connector: Conne
         ),
         (
             way(
+                dataclasses.replace(
+                    ROW,
+                    status=Status.FAILED,
+                    error_class="conflict",
+                    error_message="patient_id: differs",
+                    retry_count=1,
+                )
+            ),
+            f"failed: {NAME}: conflict: patient_id: differs (attempt 1; a person may: `emrsync retry one OUTBOX_ID`)",
+        ),
+        (
+            way(
+                dataclasses.replace(
+                    ROW,
+                    status=Status.PROCESSING,
+                    outcome="retrying",
+                    error_class="too_long",
+                    error_message="given_name: is too long",
+                    retry_count=2,
+                )
+            ),
+            f"being tried again: {NAME}: too_long: given_name: is too long (attempt 3)",
+        ),
+        (
+            way(
                 dataclasses.replace(ROW, entity_type=EntityType.ENCOUNTER, status=Status.PROCESSING),
                 ledger=Ledger(
                     (), (), (WaitingEvent(OUTBOX_ID, EntityType.ENCOUNTER, 41, EntityType.PATIENT, "P-7", AT),)
@@ -106,7 +131,19 @@ def way(*rows: OutboxRow, ledger: Ledger | Unavailable = EMPTY, connector: Conne
             "OpenEMR's database could not be asked: Connection refused",
         ),
     ],
-    ids=["pending", "connector down", "not marked", "failed", "waiting", "done", "deleted", "no event", "target down"],
+    ids=[
+        "pending",
+        "connector down",
+        "not marked",
+        "failed",
+        "given up",
+        "retrying",
+        "waiting",
+        "done",
+        "deleted",
+        "no event",
+        "target down",
+    ],
 )
 def test_each_place_has_its_words(read: Way, said: str) -> None:
     """One line per fact, the reason with it."""

@@ -1,0 +1,110 @@
+"""What the adapters of the source database share: the engine, comparisons with lists of ids, meanings of errors."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from consumer.ports import MisconfiguredError, TransientError
+
+ROWS_MAX: Final = 500
+"""Rows of one statement."""
+
+_Key = TypeVar("_Key", uuid.UUID, str)
+
+# PostgreSQL's states and MySQL's numbers of a server that is there and takes no writes now.
+_READ_ONLY: Final[tuple[str | int, ...]] = ("25006", 1290, 1792, 1836)
+
+# MySQL's and MariaDB's numbers that the driver counts among the operational ones, and that no waiting cures.
+_MISCONFIGURED: Final[Mapping[str | int, str]] = {
+    1044: "the account may not use the database",
+    1045: "the account or its password is refused",
+    1049: "there is no such database",
+    1064: "it does not know SKIP LOCKED: a retrier needs MariaDB from 10.6 or MySQL from 8.0",
+    1142: "the account lacks a right: run emrsync provision",
+    1143: "the account lacks a right: run emrsync provision",
+    1698: "the account or its password is refused",
+}
+
+# A connection that PostgreSQL refuses has no state, only these words, whatever is quoted between them.
+_REFUSED_BY_POSTGRESQL: Final = re.compile(
+    r"FATAL: +(password authentication failed|role .* does not exist|database .* does not exist|no pg_hba.conf entry)"
+)
+
+
+def create_engine(url: str) -> sa.Engine:
+    """Make the marker account's engine: two connections, with time limits, in UTC."""
+    options: dict[str, object] = {"connect_timeout": 5}
+    if sa.make_url(url).get_backend_name() != "postgresql":
+        # DATETIME columns of the outbox are UTC.
+        options |= {"charset": "utf8mb4", "init_command": "SET time_zone = '+00:00'", "read_timeout": 30}
+    else:
+        # A batch's update takes milliseconds; longer means a lock or an outage, which is tried again.
+        options |= {"options": "-c statement_timeout=30000 -c lock_timeout=10000 -c timezone=UTC"}
+        # The driver has no time-out for an answer: a network that swallows packets is noticed by TCP, after 15 s.
+        options |= {"keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 2, "tcp_user_timeout": 15_000}
+    return sa.create_engine(
+        url,
+        isolation_level="READ COMMITTED",
+        pool_size=2,  # one for the marks of batches, one for what is released from the waiting room meanwhile
+        max_overflow=0,
+        connect_args=options,
+    )
+
+
+def one_of(connection: sa.Connection, column: sa.ColumnElement[Any], values: Sequence[Any]) -> sa.ColumnElement[bool]:
+    """Compare with a list of values: as one array on PostgreSQL, where 500 parameters cost more than the update."""
+    if connection.dialect.name != "postgresql":
+        return column.in_(values)
+    kind = postgresql.UUID(as_uuid=True) if isinstance(values[0], uuid.UUID) else sa.Text()
+    return column == sa.any_(sa.bindparam(None, list(values), type_=postgresql.ARRAY(kind)))
+
+
+def chunks(values: Sequence[_Key]) -> Iterator[Sequence[_Key]]:
+    """Cut into statements, sorted, so that members come to shared rows in much the same order."""
+    ordered = sorted(values)
+    for start in range(0, len(ordered), ROWS_MAX):
+        yield ordered[start : start + ROWS_MAX]
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise what the use cases know; the driver's text may hold values and is cut off.
+
+    Raises:
+        TransientError, MisconfiguredError.
+    """
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        raise _meaning(error) from None
+
+
+def _meaning(error: sa.exc.DBAPIError) -> Exception:
+    code = _code(error)
+    if code in _MISCONFIGURED:
+        return MisconfiguredError(f"the source database: {_MISCONFIGURED[code]} (database error {code})")
+    if not isinstance(code, int) and _REFUSED_BY_POSTGRESQL.search(str(error.orig)):
+        return MisconfiguredError("the source database: it refuses the account, its password or the database's name")
+    if code in _READ_ONLY:
+        return TransientError(f"the source database is read-only (database error {code})")
+    if isinstance(error, sa.exc.InterfaceError) or error.connection_invalidated:
+        return TransientError("the source database: connection lost")
+    if isinstance(error, sa.exc.OperationalError):
+        return TransientError(f"the source database is away or busy ({code})")
+    return MisconfiguredError(f"the source database refused a statement on the outbox (database error {code})")
+
+
+def _code(error: sa.exc.DBAPIError) -> str | int:
+    """Return PostgreSQL's state or MySQL's number, or the error's name where it has none; never its text."""
+    state = getattr(error.orig, "sqlstate", None)
+    if isinstance(state, str):
+        return state
+    arguments: tuple[object, ...] = error.orig.args if error.orig is not None else ()
+    return arguments[0] if arguments and isinstance(arguments[0], int) else type(error.orig).__name__
