@@ -9,7 +9,7 @@ import gc
 import logging
 import signal
 import sys
-import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -29,7 +29,7 @@ from consumer.openemr.target import OpenEmrTarget
 from consumer.outbox_marker import SqlOutboxMarker
 from consumer.ports import TransientError
 from consumer.retry_failed import Retrier, RetryLimits, StormBreaker, Told
-from consumer.retry_role import RetryRole
+from consumer.retry_role import STOP_SEEN_S, RetryRole
 
 
 def run(settings: ConsumerSettings | None = None) -> None:
@@ -202,29 +202,35 @@ def retry_limits(settings: RetrySettings) -> RetryLimits:
 
 
 class StopSignal:
-    """SIGTERM or SIGINT as a state that can be waited for, and told to one listener."""
+    """SIGTERM or SIGINT as a state that can be waited for, and told to one listener.
+
+    A plain flag: a handler runs between any two steps of the main thread, and a lock that this holds just then would
+    never be given back.
+    """
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._is_set = False
         self._listener: Callable[[], None] = lambda: None
 
     def is_set(self) -> bool:
         """Tell whether a signal has come."""
-        return self._event.is_set()
+        return self._is_set
 
     def wait(self, timeout_s: float) -> None:
         """Wait for a signal, at most so long."""
-        self._event.wait(timeout_s)
+        until_s = time.monotonic() + timeout_s
+        while not self._is_set and (left_s := until_s - time.monotonic()) > 0:
+            time.sleep(min(left_s, STOP_SEEN_S))
 
     def tell(self, listener: Callable[[], None]) -> None:
         """Call this when a signal comes, and at once when one has come."""
         self._listener = listener
-        if self.is_set():
+        if self._is_set:
             listener()
 
     def set(self) -> None:
         """Note that a signal has come."""
-        self._event.set()
+        self._is_set = True
         self._listener()
 
 
