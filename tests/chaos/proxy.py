@@ -169,9 +169,11 @@ class Proxy:
         link.reset()
 
     def _finish(self, link: _Link) -> None:
-        """Let both sides see the end, with what was sent before it."""
+        """Let both sides see the end, with what was sent before it, unless the link was ended otherwise."""
         with self._lock:
-            self._links.discard(link)
+            if link not in self._links:
+                return
+            self._links.remove(link)
         for one in (link.client, link.server):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
