@@ -40,6 +40,10 @@ class Member:
         """What it has written so far."""
         return self._log.read_text(encoding="utf-8")
 
+    def has_ended(self) -> bool:
+        """Tell whether it runs no more."""
+        return self._process.poll() is not None
+
     def wait_assigned(self) -> None:
         """Wait until it owns partitions."""
         wait_for(lambda: '"action": "assigned"' in self.log, START_LIMIT_S, lambda: self.log)
