@@ -44,22 +44,28 @@ class _Writer:
         self._next = first_number
         self._chance = chance
         self._revisions: dict[tuple[EntityType, int], int] = {}
-        self._deleted: set[int] = set()
+        self._new: list[int] = []
+
+    def forget_new(self) -> None:
+        """Leave those alone that the last transaction made: nobody knows whether it was committed."""
+        for number in self._new:
+            for entity_type in EntityType:
+                del self._revisions[entity_type, number]
 
     def transaction(self) -> list[Row]:
         """Give the rows of one transaction; every one of an entity has a higher revision than the one before."""
         rows: list[Row] = []
+        self._new = []
         while len(rows) < EVENTS_PER_COMMIT:
             if not self._revisions or self._chance.random() < _NEW / EVENTS_PER_COMMIT:
                 number, self._next = self._next, self._next + WRITERS
+                self._new.append(number)
                 rows += [self._row(entity_type, number, Operation.CREATE) for entity_type in EntityType]
             else:
                 entity_type, number = self._chance.choice(list(self._revisions))
-                if entity_type is EntityType.ORDER and self._chance.random() < _DELETED:
-                    rows.append(self._row(entity_type, number, Operation.DELETE))
-                    # Whatever comes of it later makes it anew.
-                else:
-                    rows.append(self._row(entity_type, number, Operation.UPDATE))
+                # An order that was deleted comes back with its next update.
+                gone = entity_type is EntityType.ORDER and self._chance.random() < _DELETED
+                rows.append(self._row(entity_type, number, Operation.DELETE if gone else Operation.UPDATE))
         return rows
 
     def _row(self, entity_type: EntityType, number: int, operation: Operation) -> Row:
@@ -113,6 +119,7 @@ class Load:
             except sa.exc.OperationalError:
                 # Its own database is away: an application would tell its user. Whether the commit was lost or only
                 # its answer, the outbox says; the next transaction is about newer revisions in both cases.
+                writer.forget_new()
                 with self._lock:
                     self.written.lost += 1
                 self._ended.wait(RECONNECT_S)

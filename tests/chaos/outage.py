@@ -16,7 +16,7 @@ from tests.chaos.load import Load
 from tests.e2e.members import wait_for
 
 EVENTS_PER_S: Final = 100.0
-CALM_S: Final = 3.0
+CALM_S: Final = 2.0
 RECOVERED_AGE_S: Final = 2.0
 """The chain keeps up again when no unfinished row is older."""
 
