@@ -52,6 +52,15 @@ class Outage:
     statuses: dict[str, int]
     violations: tuple[str, ...]
 
+    def complaints(self) -> list[str]:
+        """Say what no outage may show; nothing when it was endured."""
+        found = [*self.violations, *(f"a member ended by itself: {one}" for one in self.ended)]
+        if self.charged:
+            found.append(f"{self.charged} rows were charged an attempt")
+        if wrong := {status: count for status, count in self.statuses.items() if not status.startswith("done")}:
+            found.append(f"not every row is done: {wrong}")
+        return found
+
 
 @contextlib.contextmanager
 def watched(arena: Arena) -> Iterator[Checker]:
