@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from stack import Stack
 from tests.chaos.proxy import LOOPBACK, Proxy
-from tests.e2e.members import Member
+from tests.e2e.members import RUN, Member
 
 WAIT_S: Final = 86_400
 """A child's wait for its parent: longer than any outage, so that what was only held up is never called failed."""
@@ -29,13 +29,13 @@ class Members:
         self._folder = folder
         self._lives: list[list[Member]] = []
 
-    def start(self, number: int) -> Member:
+    def start(self, number: int, module: Sequence[str] = RUN) -> Member:
         """Start a member, for the first time or again, and wait until it owns partitions."""
         while len(self._lives) <= number:
             self._lives.append([])
         lives = self._lives[number]
         log = self._folder / f"member-{number}-{len(lives) + 1}.log"
-        lives.append(Member({**self._environment, "EMRSYNC_CLIENT_ID": f"member-{number}"}, log))
+        lives.append(Member({**self._environment, "EMRSYNC_CLIENT_ID": f"member-{number}"}, log, module))
         lives[-1].wait_assigned()
         return lives[-1]
 

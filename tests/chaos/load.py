@@ -7,7 +7,7 @@ import dataclasses
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import sqlalchemy as sa
@@ -131,3 +131,10 @@ class Load:
             # What the machine could not keep up with is not caught up in a burst.
             due_s = max(due_s + self._interval_s * len(rows) / EVENTS_PER_COMMIT, time.monotonic() - self._interval_s)
         engine.dispose()
+
+
+def write(app_url: str, rows: Iterable[Row]) -> None:
+    """Commit rows in one transaction of the application."""
+    engine = sa.create_engine(app_url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.execute(sa.insert(sync_outbox), [outbox_row(row) for row in rows])
