@@ -158,10 +158,15 @@ def records(chain: Chain, names: Sequence[str]) -> list[Headers]:
             for message in consumer.consume(min(left, 10_000), 1.0):
                 left -= 1
                 if message.topic() not in entity_topics() or message.key() != b"P-undecodable":
-                    found.append([(str(name), value) for name, value in message.headers() or ()])
+                    found.append(list(_pairs(message)))
         return found
     finally:
         consumer.close()
+
+
+def _pairs(message: confluent_kafka.Message) -> Iterator[tuple[str, object]]:
+    headers: Any = message.headers() or ()
+    yield from headers
 
 
 def grown(path: Path, size_before: int) -> str:
