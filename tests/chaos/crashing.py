@@ -7,9 +7,8 @@ import os
 import signal
 import sys
 
-from consumer.crash_points import Point, arm
-
 import consumer.bootstrap
+from consumer.crash_points import Point, arm
 
 
 def main(point_name: str, times: str) -> None:

@@ -11,10 +11,10 @@ from typing import Final
 
 import confluent_kafka
 import pytest
-from consumer.crash_points import Point
 
 from benchmarks.workload import Row, encounter, order, patient
 from connectors.outbox import EntityType, Operation
+from consumer.crash_points import Point
 from stack import Stack
 from tests.chaos.arena import Arena, arena
 from tests.chaos.load import Load, write
