@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import datetime as dt
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -33,6 +34,9 @@ def main() -> int:
     parser.add_argument("--home", type=Path, help="a provisioned stack that is up, and is left up; else one is made")
     parser.add_argument("--output", type=Path, default=Path("bench-results"), help="folder for the JSON file")
     chosen = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Also where a shell has its background jobs ignore it: everything that was started is stopped.
+        signal.signal(number, signal.default_int_handler)
     console = Console()
     with _arena(chosen.home, console) as opened:
         if chosen.outages:

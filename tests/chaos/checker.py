@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import confluent_kafka
@@ -96,6 +96,8 @@ class Checker:
         now = self.snapshot(rows)
         found = violations_at_rest(now) if at_rest else violations_at_any_time(now)
         if at_rest:
+            done = {row["outbox_id"]: (row["seq"], row["outcome"]) for row in rows if row["status"] == "done"}
+            found += disagreements(done, now.settled)
             found += self._wrong_rows(rows)
         if with_diary:
             found += effects.violations(self.openemr)
@@ -104,34 +106,10 @@ class Checker:
     def snapshot(self, rows: Sequence[sa.RowMapping]) -> Snapshot:
         """Read all systems."""
         events = {row["outbox_id"]: _event(row) for row in rows}
-        keys = {event.key for event in events.values()}
+        statuses = {row["outbox_id"]: row["status"] for row in rows}
         passed = self._passed()
         with self.openemr.connect() as connection:
-            applied = connection.exec_driver_sql(
-                f"SELECT outbox_id, outcome FROM {LEDGER}.applied_event WHERE seq > %s", (self.after,)
-            )
-            settled = {uuid.UUID(bytes=row[0]): str(row[1]) for row in applied}
-            waiting = connection.exec_driver_sql(
-                f"SELECT outbox_id FROM {LEDGER}.waiting_event WHERE seq > %s", (self.after,)
-            )
-            held = frozenset(uuid.UUID(bytes=row[0]) for row in waiting)
-            mapped = [
-                (EntityKey(EntityType(row[0]), row[1]), row[2], row[3])
-                for row in connection.exec_driver_sql(
-                    "SELECT entity_type, entity_id, last_seq, content_hash "
-                    f"FROM {LEDGER}.entity_map WHERE last_seq > %s",
-                    (self.after,),
-                )
-            ]
-        return Snapshot(
-            events=events,
-            statuses={row["outbox_id"]: row["status"] for row in rows},
-            settled={outbox_id: outcome for outbox_id, outcome in settled.items() if outbox_id in events},
-            waiting=held,
-            last_seqs={key: last_seq for key, last_seq, _ in mapped if key in keys},
-            contents={key: content_hash for key, _, content_hash in mapped if key in keys},
-            delivered=frozenset(passed & set(events)),
-        )
+            return read_snapshot(connection, LEDGER, after=self.after, events=events, statuses=statuses, passed=passed)
 
     def _passed(self) -> set[uuid.UUID]:
         """Read from the topics the ids of the events that the group's offsets have passed."""
@@ -184,6 +162,47 @@ class Checker:
             yield consumer
         finally:
             consumer.close()
+
+
+def read_snapshot(
+    connection: sa.Connection,
+    ledger: str,
+    *,
+    after: int,
+    events: Mapping[uuid.UUID, Event],
+    statuses: Mapping[uuid.UUID, str],
+    passed: Collection[uuid.UUID],
+) -> Snapshot:
+    """Add to what is known of the source and the stream what the ledger says of events with a seq above `after`."""
+    keys = {event.key for event in events.values()}
+    settled, held, mapped = (
+        connection.exec_driver_sql(f"SELECT {columns} FROM {ledger}.{table} WHERE {seq} > %s", (after,)).all()
+        for columns, table, seq in (
+            ("outbox_id, outcome", "applied_event", "seq"),
+            ("outbox_id", "waiting_event", "seq"),
+            ("entity_type, entity_id, last_seq, content_hash", "entity_map", "last_seq"),
+        )
+    )
+    entities = [(EntityKey(EntityType(row[0]), row[1]), row[2], row[3]) for row in mapped]
+    return Snapshot(
+        events=events,
+        statuses=statuses,
+        settled={outbox_id: row[1] for row in settled if (outbox_id := uuid.UUID(bytes=row[0])) in events},
+        waiting=frozenset(uuid.UUID(bytes=row[0]) for row in held),
+        last_seqs={key: last_seq for key, last_seq, _ in entities if key in keys},
+        contents={key: content_hash for key, _, content_hash in entities if key in keys},
+        delivered=frozenset(outbox_id for outbox_id in passed if outbox_id in events),
+    )
+
+
+def disagreements(outcomes: Mapping[uuid.UUID, tuple[int, str | None]], settled: Mapping[uuid.UUID, str]) -> list[str]:
+    """Find outbox rows that say another outcome than the ledger; outcomes: seq and outcome of those that are done."""
+    fitting = {"applied": {"applied"}, "stale": {"stale"}, "duplicate": {"applied", "stale"}}
+    return [
+        f"seq {seq} is {outcome} in the outbox and {settled.get(outbox_id)} in the ledger"
+        for outbox_id, (seq, outcome) in outcomes.items()
+        if settled.get(outbox_id) not in fitting.get(outcome or "", set())
+    ]
 
 
 def _ends(consumer: confluent_kafka.Consumer) -> dict[Place, int]:
