@@ -37,7 +37,7 @@ class Written:
         return sum(start_s <= at_s <= end_s for at_s in self.committed_at_s)
 
 
-class _Writer:
+class Writer:
     """One session of the application, with patients of its own: its order is their order."""
 
     def __init__(self, first_number: int, chance: random.Random) -> None:
@@ -91,7 +91,7 @@ class Load:
         self._threads = [
             threading.Thread(
                 target=self._write,
-                args=(_Writer(first_number + number, random.Random(f"{seed}/{number}")),),  # noqa: S311 - replayable
+                args=(Writer(first_number + number, random.Random(f"{seed}/{number}")),),
             )
             for number in range(WRITERS)
         ]
@@ -108,7 +108,7 @@ class Load:
             for one in self._threads:
                 one.join()
 
-    def _write(self, writer: _Writer) -> None:
+    def _write(self, writer: Writer) -> None:
         engine = sa.create_engine(self._app_url, pool_size=1, max_overflow=0, connect_args={"connect_timeout": 5})
         due_s = time.monotonic()
         while not self._ended.wait(max(0.0, due_s - time.monotonic())):

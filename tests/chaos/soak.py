@@ -94,7 +94,7 @@ class Soak:
 
 def plan(seed: int, hold_s: tuple[float, float]) -> Iterator[Step]:
     """Give faults without end, each round of all of them in another order; the same seed gives the same plan."""
-    chance = random.Random(seed)  # noqa: S311 - replayable on purpose
+    chance = random.Random(seed)
     for _ in itertools.count():
         names = list(FAULTS)
         chance.shuffle(names)

@@ -33,7 +33,7 @@ def test_five_thousand_children_before_their_parents_are_done_within_thirty_seco
     clinic: Chain, consumer: Member, checker: Checker
 ) -> None:
     """Encounters and orders that name them, and then the patients; each in an order of its own."""
-    chance = random.Random(1)  # noqa: S311 - replayable
+    chance = random.Random(1)
     numbers = range(FIRST_NUMBER + checker.after, FIRST_NUMBER + checker.after + CHILDREN // 2)
     children = [Row(EntityType.ENCOUNTER, Operation.CREATE, encounter(one, one)) for one in numbers]
     children += [Row(EntityType.ORDER, Operation.CREATE, order(one, one, one)) for one in numbers]

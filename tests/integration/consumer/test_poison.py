@@ -76,7 +76,7 @@ def test_one_in_ten_thousand_fails_alone_and_the_rest_keeps_its_pace(site: Site)
 
 def test_a_thousand_in_ten_thousand_fail_and_all_others_are_applied(site: Site) -> None:
     """One in ten, anywhere: unreadable, too long, and what only the database refuses, in equal shares."""
-    chance = random.Random(1)  # noqa: S311 - replayable
+    chance = random.Random(1)
     kinds = [INVALID, TOO_LONG, REFUSED] * (POISON // 3) + [REFUSED] * (POISON % 3)
     poison = [_poison(kind) for kind in kinds]
     good = patients(EVENTS - POISON)
