@@ -36,7 +36,8 @@ class Members:
         lives = self._lives[number]
         log = self._folder / f"member-{number}-{len(lives) + 1}.log"
         lives.append(Member({**self._environment, "EMRSYNC_CLIENT_ID": f"member-{number}"}, log, module))
-        lives[-1].wait_assigned()
+        # Another module may let it die sooner than it owns anything.
+        lives[-1].wait_assigned(or_ended=module != RUN)
         return lives[-1]
 
     def kill(self, number: int) -> None:

@@ -47,9 +47,13 @@ class Member:
         """Tell whether it runs no more."""
         return self._process.poll() is not None
 
-    def wait_assigned(self) -> None:
-        """Wait until it owns partitions."""
-        wait_for(lambda: '"action": "assigned"' in self.log, START_LIMIT_S, lambda: self.log)
+    def wait_assigned(self, *, or_ended: bool = False) -> None:
+        """Wait until it owns partitions, or until it has died, where that may come first."""
+
+        def settled() -> bool:
+            return '"action": "assigned"' in self.log or (or_ended and self.has_ended())
+
+        wait_for(settled, START_LIMIT_S, lambda: self.log)
 
     def kill(self) -> None:
         """End it with -9."""
