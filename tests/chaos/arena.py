@@ -79,6 +79,9 @@ class Arena:
     clerk: sa.Engine
     """The administrator of OpenEMR's database, past the proxy; in the role of a clerk too."""
 
+    source_admin: sa.Engine
+    """The administrator of the application's database, past the proxy."""
+
 
 @contextlib.contextmanager
 def arena(stack: Stack, folder: Path, *, members: int = 2) -> Iterator[Arena]:
@@ -95,11 +98,13 @@ def arena(stack: Stack, folder: Path, *, members: int = 2) -> Iterator[Arena]:
         }
         clerk = sa.create_engine(variables["EMRSYNC_OPENEMR_ADMIN_URL"], pool_pre_ping=True)
         held.callback(clerk.dispose)
+        source_admin = sa.create_engine(variables["EMRSYNC_SOURCE_ADMIN_URL"], pool_pre_ping=True)
+        held.callback(source_admin.dispose)
         group = Members(environment, folder)
         held.callback(group.close)
         for number in range(members):
             group.start(number)
-        yield Arena(stack, variables, openemr, source, group, clerk)
+        yield Arena(stack, variables, openemr, source, group, clerk, source_admin)
 
 
 def _proxy(url: str) -> Proxy:

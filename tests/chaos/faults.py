@@ -16,6 +16,9 @@ CUT_BYTES: Final = 30_000
 
 ROWS_HELD: Final = 200
 
+STREAMING_LIMIT_S: Final = 60.0
+"""A worker answers long before its connector runs: it waits for its dead predecessor to be thrown out of the group."""
+
 
 def openemr_down(arena: Arena, hold_s: float) -> None:
     """Shut OpenEMR's database down, and start it again."""
@@ -101,10 +104,11 @@ def kafka_killed(arena: Arena, hold_s: float) -> None:
 
 
 def connect_killed(arena: Arena, hold_s: float) -> None:
-    """Kill the Connect worker with -9, and start it again."""
+    """Kill the Connect worker with -9, and start it again; it is back when its connector reads the source's log."""
     arena.stack.kill("connect-1")
     time.sleep(hold_s)
     arena.stack.start("connect-1")
+    _until(lambda: _is_streaming(arena), STREAMING_LIMIT_S)
 
 
 def member_killed(arena: Arena, hold_s: float) -> None:
@@ -131,6 +135,12 @@ FAULTS: Final[Mapping[str, Fault]] = {
         member_killed,
     )
 }
+
+
+def _is_streaming(arena: Arena) -> bool:
+    sql = "SELECT bool_or(active) FROM pg_replication_slots WHERE slot_type = 'logical'"
+    with arena.source_admin.connect() as connection:
+        return bool(connection.exec_driver_sql(sql).scalar())
 
 
 def _until(condition: Callable[[], bool], limit_s: float) -> None:
