@@ -95,15 +95,20 @@ def _meaning(error: sa.exc.DBAPIError) -> Exception:
         return MisconfiguredError(f"the source database: {_MISCONFIGURED[code]} (database error {code})")
     if not isinstance(code, int) and _REFUSED_BY_POSTGRESQL.search(str(error.orig)):
         return MisconfiguredError("the source database: it refuses the account, its password or the database's name")
+    transient = isinstance(error, sa.exc.InterfaceError | sa.exc.OperationalError) or error.connection_invalidated
+    if transient or code in _READ_ONLY:
+        return _transient(error, code)
+    return MisconfiguredError(f"the source database refused a statement on the outbox (database error {code})")
+
+
+def _transient(error: sa.exc.DBAPIError, code: str | int) -> TransientError:
     if code in _DEADLOCK:
         return RaceError(f"the source database: deadlock with another writer ({code})")
     if code in _READ_ONLY:
         return TransientError(f"the source database is read-only (database error {code})")
     if isinstance(error, sa.exc.InterfaceError) or error.connection_invalidated:
         return TransientError("the source database: connection lost")
-    if isinstance(error, sa.exc.OperationalError):
-        return TransientError(f"the source database is away or busy ({code})")
-    return MisconfiguredError(f"the source database refused a statement on the outbox (database error {code})")
+    return TransientError(f"the source database is away or busy ({code})")
 
 
 def _code(error: sa.exc.DBAPIError) -> str | int:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from connectors.events import EntityKey, Event
 from connectors.outbox import sync_outbox
-from consumer import outbox_marker
+from consumer import source_database
 from consumer.loop import ConsumerLoop
 from consumer.openemr.target import OpenEmrTarget, OpenEmrTransaction
 from consumer.outbox_marker import SqlOutboxMarker
@@ -163,7 +163,7 @@ class RealPipeline(Pipeline):
         site = self._databases.site
         target = open_target(site.writer_url, site.ledger)
         held.callback(target.close)
-        engine = outbox_marker.create_engine(self._databases.marker_url)
+        engine = source_database.create_engine(self._databases.marker_url)
         held.callback(engine.dispose)
         stream = FakeEventStream(self.broker, self.faults)
         loop = ConsumerLoop(

@@ -21,11 +21,11 @@ from consumer.openemr.ledger import Ledger
 from consumer.outcome import Applied, Stale
 from consumer.ports import Mapped, StreamPosition, TransientError
 from tests import clinic
-from tests.contract.test_outbox_marker import source
 from tests.integration.consumer.openemr.sites import installed_site
 from tests.integration.consumer.real_pipeline import Databases, RealPipeline
 from tests.invariants import violations_at_any_time, violations_at_rest
 from tests.made_events import event
+from tests.sources import source
 from tests.unit.consumer.crashes import CrashError, busy_day
 from tests.unit.consumer.test_crash_matrix import mark_before_commit, offset_before_mark
 
