@@ -41,6 +41,12 @@ check: $(INSTALLED) ## Format, lint, types, import contracts and tests without s
 bench: $(INSTALLED) ## Measure latency, throughput and memory: ARGS="--help"
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+SEED ?= 1
+
+.PHONY: chaos
+chaos: $(INSTALLED) ## Inject every fault in random order for ten minutes, and check: SEED=7 ARGS="--seconds 120"
+	@$(BIN)/python -m tests.chaos --seed $(SEED) $(ARGS)
+
 .PHONY: format
 format: $(INSTALLED) ## Format the code and repair what ruff can
 	$(BIN)/ruff check --fix .

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from consumer.ports import MisconfiguredError, TransientError
+from consumer.ports import MisconfiguredError, RaceError, TransientError
 
 ROWS_MAX: Final = 500
 """Rows of one statement."""
@@ -20,6 +20,9 @@ _Key = TypeVar("_Key", uuid.UUID, str)
 
 # PostgreSQL's states and MySQL's numbers of a server that is there and takes no writes now.
 _READ_ONLY: Final[tuple[str | int, ...]] = ("25006", 1290, 1792, 1836)
+
+# Lost to another writer at the same rows: the same transaction wins the next time.
+_DEADLOCK: Final[tuple[str | int, ...]] = ("40P01", 1213)
 
 # MySQL's and MariaDB's numbers that the driver counts among the operational ones, and that no waiting cures.
 _MISCONFIGURED: Final[Mapping[str | int, str]] = {
@@ -78,7 +81,7 @@ def translated() -> Iterator[None]:
     """Raise what the use cases know; the driver's text may hold values and is cut off.
 
     Raises:
-        TransientError, MisconfiguredError.
+        TransientError, RaceError, MisconfiguredError.
     """
     try:
         yield
@@ -92,13 +95,20 @@ def _meaning(error: sa.exc.DBAPIError) -> Exception:
         return MisconfiguredError(f"the source database: {_MISCONFIGURED[code]} (database error {code})")
     if not isinstance(code, int) and _REFUSED_BY_POSTGRESQL.search(str(error.orig)):
         return MisconfiguredError("the source database: it refuses the account, its password or the database's name")
+    transient = isinstance(error, sa.exc.InterfaceError | sa.exc.OperationalError) or error.connection_invalidated
+    if transient or code in _READ_ONLY:
+        return _transient(error, code)
+    return MisconfiguredError(f"the source database refused a statement on the outbox (database error {code})")
+
+
+def _transient(error: sa.exc.DBAPIError, code: str | int) -> TransientError:
+    if code in _DEADLOCK:
+        return RaceError(f"the source database: deadlock with another writer ({code})")
     if code in _READ_ONLY:
         return TransientError(f"the source database is read-only (database error {code})")
     if isinstance(error, sa.exc.InterfaceError) or error.connection_invalidated:
         return TransientError("the source database: connection lost")
-    if isinstance(error, sa.exc.OperationalError):
-        return TransientError(f"the source database is away or busy ({code})")
-    return MisconfiguredError(f"the source database refused a statement on the outbox (database error {code})")
+    return TransientError(f"the source database is away or busy ({code})")
 
 
 def _code(error: sa.exc.DBAPIError) -> str | int:

@@ -23,6 +23,8 @@ from stack.ports import any_free_port
 
 NEEDED: Final = ("SOURCE_ADMIN_URL", "OPENEMR_ADMIN_URL", "KAFKA_BOOTSTRAP_SERVERS", "CONNECT_URL", "APP_URL")
 
+STACK_HOME: Final = f"{PREFIX}STACK_HOME"
+
 OPENEMR_VERSION: Final = "8.2.0-dev"
 
 ROOT: Final = Path(__file__).parents[1]
@@ -64,9 +66,19 @@ def docker_answers() -> bool:
 
 @contextlib.contextmanager
 def native_chain() -> Iterator[Mapping[str, str]]:
-    """Give the variables of a stack of our own."""
+    """Give the variables of a stack of our own, and where it is, for tests that stop and kill its servers."""
     with scratch_stack(print) as stack:
-        yield stack.env()
+        yield {**stack.env(), STACK_HOME: str(stack.layout.home)}
+
+
+@contextlib.contextmanager
+def breakable_stack(chain: Mapping[str, str]) -> Iterator[Stack]:
+    """Give the chain's own stack, or another one where the chain runs in containers or is somebody else's."""
+    if STACK_HOME in chain:
+        yield Stack(Path(chain[STACK_HOME]))
+        return
+    with scratch_stack(print) as stack:
+        yield stack
 
 
 @contextlib.contextmanager

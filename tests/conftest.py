@@ -15,6 +15,11 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the tests marked `last` run after all others."""
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+
+
 @pytest.fixture(scope="session")
 def chain() -> Iterator[Mapping[str, str]]:
     """Give the EMRSYNC_… variables of a running, provisioned chain."""

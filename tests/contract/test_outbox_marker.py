@@ -119,6 +119,28 @@ class RealSystem:
         assert begun.wait(10)
         return writer
 
+    def cross(self, first: Event, second: Event) -> threading.Thread:
+        """Hold the second row, and want the first one when the marker has it and waits for the second."""
+        held = threading.Event()
+
+        def update(connection: sa.Connection, one: Event, times: int = 1) -> None:
+            where = sync_outbox.c.outbox_id == one.outbox_id
+            for number in range(times):
+                connection.execute(sa.update(sync_outbox).where(where).values(error_message=str(number)))
+
+        def meet() -> None:
+            with self._engine.begin() as connection:
+                # PostgreSQL ends the one that waited first, MariaDB the one that changed less: the mark, both times.
+                update(connection, second, times=20)
+                held.set()
+                time.sleep(0.3)
+                update(connection, first)
+
+        other = threading.Thread(target=meet)
+        other.start()
+        assert held.wait(10)
+        return other
+
     def write_before_the_look(self, one: Event) -> None:
         """Commit the outbox row when the marker looks which rows are there, after it has updated none."""
         unwritten = [one]
@@ -155,6 +177,21 @@ class RealSystem:
         """Give a marker whose source is away."""
         url = sa.make_url(self._marker_url).set(port=1)
         return self._marker(url.render_as_string(hide_password=False))
+
+
+@contextlib.contextmanager
+def errors_of(engine: sa.Engine) -> Iterator[list[str]]:
+    """Note the errors of an engine for the time of a block."""
+    met: list[str] = []
+
+    def note(context: sa.engine.ExceptionContext) -> None:
+        met.append(type(context.original_exception).__name__)
+
+    sa.event.listen(engine, "handle_error", note)
+    try:
+        yield met
+    finally:
+        sa.event.remove(engine, "handle_error", note)
 
 
 @pytest.fixture(scope="module")
@@ -441,6 +478,22 @@ def test_a_row_that_comes_into_sight_between_the_update_and_the_look_is_marked(
     real.marker.mark([Settlement(late, outcome, NOON)])
 
     assert "pending" != real.row(late)["status"]
+
+
+def test_a_deadlock_with_another_writer_is_tried_again_at_once(real: RealSystem) -> None:
+    """Members mark in the order of their own batches, so two of them may meet."""
+    done, failed = event(clinic.patient()), event(clinic.patient())
+    for one in (done, failed):
+        real.write(one)
+    other = real.cross(done, failed)
+
+    with errors_of(real.marker_engine) as errors:
+        real.marker.mark([Settlement(done, Applied(), NOON), Settlement(failed, FAILED, NOON)])
+    other.join()
+
+    assert ["done", "failed"] == [real.row(one)["status"] for one in (done, failed)]
+    assert 1 == real.row(failed)["retry_count"]
+    assert errors
 
 
 def test_a_young_row_that_stays_away_holds_its_offset_and_an_old_one_does_not(

@@ -29,7 +29,7 @@ from consumer.ports import (
 from tests import clinic
 from tests.acceptance import encounter_shown, order_shown, patient_shown
 from tests.fakes import Clock, FakeOpenEmr, FakeTarget
-from tests.integration.consumer.openemr.sites import Site, installed_site, open_target
+from tests.integration.consumer.openemr.sites import REFUSING, Site, installed_site, open_target
 from tests.made_events import event, key_of
 
 PROTOCOLS = (Target, TargetTransaction, Draft)
@@ -121,13 +121,6 @@ class RealSystem:
     def now(self) -> dt.datetime:
         """Give an instant after all that was done."""
         return dt.datetime.now(dt.UTC)
-
-
-REFUSING = (
-    "CREATE TABLE refused_id (id VARCHAR(100) PRIMARY KEY)",
-    """CREATE TRIGGER refusing BEFORE INSERT ON patient_data FOR EACH ROW
-    IF EXISTS (SELECT 1 FROM refused_id r WHERE r.id = NEW.pubpid) THEN SET NEW.lname = NULL; END IF""",
-)
 
 
 @pytest.fixture(scope="module")

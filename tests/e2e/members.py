@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,14 +17,17 @@ STOP_LIMIT_S: Final = 20.0
 PROBE_INTERVAL_S: Final = 0.05
 
 
-class Member:
-    """One `emrsync consumer run`, its log in a file."""
+RUN: Final = ("operations", "consumer", "run")
 
-    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+
+class Member:
+    """One `emrsync consumer run`, or another module that runs a member, its log in a file."""
+
+    def __init__(self, environment: Mapping[str, str], log: Path, module: Sequence[str] = RUN) -> None:
         self._log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "operations", "consumer", "run"],
+                [sys.executable, "-m", *module],
                 env={**os.environ, **environment},
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -40,9 +43,17 @@ class Member:
         """What it has written so far."""
         return self._log.read_text(encoding="utf-8")
 
-    def wait_assigned(self) -> None:
-        """Wait until it owns partitions."""
-        wait_for(lambda: '"action": "assigned"' in self.log, START_LIMIT_S, lambda: self.log)
+    def has_ended(self) -> bool:
+        """Tell whether it runs no more."""
+        return self._process.poll() is not None
+
+    def wait_assigned(self, *, or_ended: bool = False) -> None:
+        """Wait until it owns partitions, or until it has died, where that may come first."""
+
+        def settled() -> bool:
+            return '"action": "assigned"' in self.log or (or_ended and self.has_ended())
+
+        wait_for(settled, START_LIMIT_S, lambda: self.log)
 
     def kill(self) -> None:
         """End it with -9."""

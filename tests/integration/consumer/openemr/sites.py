@@ -35,6 +35,13 @@ TABLES: Final = {
     "medication": "prescriptions",
 }
 
+REFUSING: Final = (
+    "CREATE TABLE refused_id (id VARCHAR(100) PRIMARY KEY)",
+    """CREATE TRIGGER refusing BEFORE INSERT ON patient_data FOR EACH ROW
+    IF EXISTS (SELECT 1 FROM refused_id r WHERE r.id = NEW.pubpid) THEN SET NEW.lname = NULL; END IF""",
+)
+"""Prepares a site whose database refuses the patients named in refused_id, after all our checks have passed them."""
+
 _seq = itertools.count(1)
 
 

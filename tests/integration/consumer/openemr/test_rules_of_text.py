@@ -29,7 +29,7 @@ def made_up_name(source: random.Random, *alphabets: str) -> str:
 
 def test_two_thousand_patients_of_five_scripts_come_back_as_they_were(site: Site) -> None:
     """Of one script, of all mixed, and with an id in them too."""
-    source = random.Random(20250301)  # noqa: S311
+    source = random.Random(20250301)
     alphabets = list(SCRIPTS.values())
     patients = []
     for number in range(2_000):

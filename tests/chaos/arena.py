@@ -1,0 +1,118 @@
+"""A running chain with proxies in front of both databases and members that may be killed: where faults are injected."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+
+from stack import Stack
+from tests.chaos.proxy import LOOPBACK, Proxy
+from tests.e2e.members import RUN, Member
+
+WAIT_S: Final = 86_400
+"""A child's wait for its parent: longer than any outage, so that what was only held up is never called failed."""
+
+_ACTION: Final = re.compile(r'"action": "(\w+)"')
+
+
+class Members:
+    """The consumer group: each member has a number, and a log per life."""
+
+    def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
+        self._environment = environment
+        self._folder = folder
+        self._lives: list[list[Member]] = []
+
+    def start(self, number: int, module: Sequence[str] = RUN) -> Member:
+        """Start a member, for the first time or again, and wait until it owns partitions."""
+        while len(self._lives) <= number:
+            self._lives.append([])
+        lives = self._lives[number]
+        log = self._folder / f"member-{number}-{len(lives) + 1}.log"
+        lives.append(Member({**self._environment, "EMRSYNC_CLIENT_ID": f"member-{number}"}, log, module))
+        # Another module may let it die sooner than it owns anything.
+        lives[-1].wait_assigned(or_ended=module != RUN)
+        return lives[-1]
+
+    def kill(self, number: int) -> None:
+        """End a member with -9."""
+        self._lives[number][-1].kill()
+
+    @property
+    def running(self) -> Sequence[Member]:
+        """The members that were started and not killed; also those that ended by themselves."""
+        return [lives[-1] for lives in self._lives]
+
+    def ended(self) -> Sequence[str]:
+        """Give the logs' last lines of those that ended by themselves, which no outage may cause."""
+        return ["\n".join(one.log.splitlines()[-3:]) for one in self.running if one.has_ended()]
+
+    def count(self, action: str) -> int:
+        """Count the log lines of an action, over all lives."""
+        return sum(_ACTION.findall(one.log).count(action) for lives in self._lives for one in lives)
+
+    def logs(self) -> str:
+        """Give everything that all of them wrote."""
+        return "\n".join(one.log for lives in self._lives for one in lives)
+
+    def close(self) -> None:
+        """Stop all of them."""
+        for one in self.running:
+            one.close()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Arena:
+    """What faults are injected into; openemr and source are the proxies that the members' connections go through."""
+
+    stack: Stack
+    variables: Mapping[str, str]
+    openemr: Proxy
+    source: Proxy
+    members: Members
+    clerk: sa.Engine
+    """The administrator of OpenEMR's database, past the proxy; in the role of a clerk too."""
+
+    source_admin: sa.Engine
+    """The administrator of the application's database, past the proxy."""
+
+
+@contextlib.contextmanager
+def arena(stack: Stack, folder: Path, *, members: int = 2) -> Iterator[Arena]:
+    """Start members on the chain of a stack, which must be provisioned, and stop them at the end."""
+    variables = stack.env()
+    with contextlib.ExitStack() as held:
+        openemr = held.enter_context(_proxy(variables["EMRSYNC_OPENEMR_URL"]))
+        source = held.enter_context(_proxy(variables["EMRSYNC_SOURCE_URL"]))
+        environment = {
+            **variables,
+            "EMRSYNC_OPENEMR_URL": _through(openemr, variables["EMRSYNC_OPENEMR_URL"]),
+            "EMRSYNC_SOURCE_URL": _through(source, variables["EMRSYNC_SOURCE_URL"]),
+            "EMRSYNC_PARENT_WAIT_SECONDS": str(WAIT_S),
+        }
+        clerk = sa.create_engine(variables["EMRSYNC_OPENEMR_ADMIN_URL"], pool_pre_ping=True)
+        held.callback(clerk.dispose)
+        source_admin = sa.create_engine(variables["EMRSYNC_SOURCE_ADMIN_URL"], pool_pre_ping=True)
+        held.callback(source_admin.dispose)
+        group = Members(environment, folder)
+        held.callback(group.close)
+        for number in range(members):
+            group.start(number)
+        yield Arena(stack, variables, openemr, source, group, clerk, source_admin)
+
+
+def _proxy(url: str) -> Proxy:
+    parts = sa.make_url(url)
+    assert parts.host is not None
+    assert parts.port is not None
+    return Proxy(parts.host, parts.port)
+
+
+def _through(proxy: Proxy, url: str) -> str:
+    return sa.make_url(url).set(host=LOOPBACK, port=proxy.port).render_as_string(hide_password=False)

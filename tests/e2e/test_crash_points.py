@@ -1,0 +1,107 @@
+"""Members killed with -9 at every named point, by themselves, under load; the next one makes everything right."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import confluent_kafka
+import pytest
+
+from benchmarks.workload import Row, encounter, order, patient
+from connectors.outbox import EntityType, Operation
+from consumer.crash_points import Point
+from stack import Stack
+from tests.chaos.arena import Arena, arena
+from tests.chaos.load import Load, write
+from tests.chaos.outage import FIRST_NUMBER, watched
+from tests.e2e.members import Member
+
+PAIRS: Final = (
+    (Point.BEFORE_TARGET_COMMIT, Point.AFTER_TARGET_COMMIT),
+    (Point.BEFORE_MARK, Point.AFTER_MARK),
+    (Point.BEFORE_OFFSET_COMMIT, Point.AFTER_OFFSET_COMMIT),
+    (Point.BEFORE_DEAD_LETTER, Point.AFTER_DEAD_LETTER),
+    (Point.BEFORE_RELEASE, Point.AFTER_RELEASE),
+    (Point.BEFORE_REVOKE, Point.AFTER_REVOKE),
+)
+"""Both points of a step in one test: the first member dies at the one, the second at the other."""
+
+ELSEWHERE: Final = {Point.BEFORE_RETRY_SETTLE, Point.AFTER_RETRY_SETTLE}
+"""Points of the retry role, which is another process."""
+
+EVENTS_PER_S: Final = 60.0
+DEATH_LIMIT_S: Final = 90.0
+REST_LIMIT_S: Final = 60.0
+APART_S: Final = 0.5
+"""Between children and their parent: the children wait by then."""
+
+TIMES: Final = 3
+"""Deaths come in the middle of work; a release is rarer, and a revocation comes once."""
+
+
+def test_every_point_has_its_crash() -> None:
+    """A new point needs a place here."""
+    assert set(Point) == {*itertools.chain(*PAIRS), *ELSEWHERE}
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair[0].value.removeprefix("before_"))
+def test_a_member_killed_at_a_point_loses_nothing_and_repeats_nothing(
+    breakable: Stack, tmp_path: Path, pair: tuple[Point, Point]
+) -> None:
+    """Two victims, then one that lives: invariants, one effect per event, no attempt charged."""
+    with arena(breakable, tmp_path, members=0) as opened, watched(opened) as checker:
+        load = Load(
+            opened.variables["EMRSYNC_APP_URL"],
+            events_per_s=EVENTS_PER_S,
+            seed=1,
+            first_number=FIRST_NUMBER + checker.after,
+        )
+        trouble = troubles(opened, FIRST_NUMBER + checker.after + 100_000)
+        with load.running():
+            victims = [opened.members.start(number, crashing(point)) for number, point in enumerate(pair)]
+            if pair[0] is not Point.BEFORE_REVOKE:
+                wait_dead(victims, trouble)
+            # The newcomer is what takes partitions from the second victim, where that is the point.
+            opened.members.start(len(pair))
+            wait_dead(victims, trouble)
+        checker.wait_at_rest(REST_LIMIT_S)
+
+        assert [] == checker.violations(at_rest=True, with_diary=True)
+        assert 0 == sum(row["retry_count"] for row in checker.rows())
+
+
+def crashing(point: Point) -> tuple[str, ...]:
+    """Give the module that runs a member which dies there."""
+    times = TIMES if point.value.endswith(("commit", "mark")) else 1
+    return "tests.chaos.crashing", point.value, str(times)
+
+
+def troubles(opened: Arena, number: int) -> Iterator[None]:
+    """Make, at each step, children that come before their parent, and records that are no events."""
+    producer = confluent_kafka.Producer({"bootstrap.servers": opened.variables["EMRSYNC_KAFKA_BOOTSTRAP_SERVERS"]})
+    for one in itertools.count(number):
+        children = (
+            Row(EntityType.ORDER, Operation.CREATE, order(one, one, one)),
+            Row(EntityType.ENCOUNTER, Operation.CREATE, encounter(one, one)),
+        )
+        write(opened.variables["EMRSYNC_APP_URL"], children)
+        for topic in EntityType:
+            producer.produce(f"emrsync.{topic}", key=f"nothing-{one}", value=b"no event")
+        assert producer.flush(10) == 0
+        time.sleep(APART_S)
+        write(opened.variables["EMRSYNC_APP_URL"], [Row(EntityType.PATIENT, Operation.CREATE, patient(one))])
+        yield
+
+
+def wait_dead(victims: list[Member], trouble: Iterator[None]) -> None:
+    """Go on making trouble until all have died, and see that it was by -9."""
+    deadline_s = time.monotonic() + DEATH_LIMIT_S
+    while not all(one.has_ended() for one in victims):
+        assert time.monotonic() < deadline_s, "\n".join(one.log[-2_000:] for one in victims)
+        next(trouble)
+    assert [-signal.SIGKILL] * len(victims) == [one.wait_ended() for one in victims]
