@@ -59,22 +59,24 @@ class Shape:
 
     table: str
     columns: tuple[str, ...]
-    _readers: tuple[tuple[str, Read, Any, int, bool], ...]
+    _readers: tuple[tuple[str, Read, Any, int, bool, Width | None], ...]
     _without_column: tuple[tuple[str, Read], ...]
 
     def values(self, payload: Any) -> tuple[Any, ...]:
         """Read the values.
 
         Raises:
-            FieldError: a value is longer than its column, or a reader refused it.
+            FieldError: a value is longer than its column or has a character that it cannot hold, or a reader refused.
         """
         values = []
-        for name, read, absent, limit, in_bytes in self._readers:
+        for name, read, absent, limit, in_bytes, narrow in self._readers:
             value = read(payload)
             if value is None:
                 value = absent
             elif limit and len(value.encode() if in_bytes else value) > limit:
                 raise self._too_long(name, value, limit, in_bytes=in_bytes)
+            elif narrow is not None and not narrow.holds(value):
+                raise self._no_character(name, narrow)
             values.append(value)
         return tuple(values)
 
@@ -83,18 +85,26 @@ class Shape:
         left_out = [name for name, read in self._without_column if read(payload) is not None]
         return f"{', '.join(left_out)}: this version of OpenEMR has no column for it" if left_out else None
 
+    def _no_character(self, name: str, narrow: Width) -> FieldError:
+        place = f"{self.table}.{self._column_of(name)}"
+        message = f"{name}: has a character that OpenEMR's {place} cannot hold (character set {narrow.charset})"
+        return FieldError(ErrorClass.REFUSED, message)
+
+    def _column_of(self, name: str) -> str:
+        return self.columns[[reader[0] for reader in self._readers].index(name)]
+
     def _too_long(self, name: str, value: str, limit: int, *, in_bytes: bool) -> FieldError:
-        column = self.columns[[reader[0] for reader in self._readers].index(name)]
+        column = self._column_of(name)
         size = f"{len(value.encode())} bytes" if in_bytes else f"{len(value)} characters"
         message = f"{name}: has {size}, OpenEMR's {self.table}.{column} holds {limit}"
         return FieldError(ErrorClass.TOO_LONG, message)
 
 
 def shape(site: Site, table: str, fields: Sequence[Field]) -> Shape:
-    """Keep the fields whose column this version has, and take the widths from its schema."""
+    """Keep the fields whose column this version has, and take widths and character sets from its schema."""
     have = site.columns[table]
     columns: list[str] = []
-    readers: list[tuple[str, Read, Any, int, bool]] = []
+    readers: list[tuple[str, Read, Any, int, bool, Width | None]] = []
     without: list[tuple[str, Read]] = []
     for field in fields:
         column = next((name for name in field.columns if name in have), None)
@@ -102,8 +112,9 @@ def shape(site: Site, table: str, fields: Sequence[Field]) -> Shape:
             without.append((field.name, field.read))
             continue
         width = have[column] or Width(0, in_bytes=False)
+        narrow = None if width.charset == "utf8mb4" else width
         columns.append(column)
-        readers.append((field.name, field.read, field.absent, width.limit, width.in_bytes))
+        readers.append((field.name, field.read, field.absent, width.limit, width.in_bytes, narrow))
     carried = {reader[0] for reader in readers}
     left_out = tuple((name, read) for name, read in without if name not in carried)
     return Shape(table, tuple(columns), tuple(readers), left_out)

@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 
 import sqlalchemy as sa
 
+from consumer.openemr.behaviour import SERVICE_REQUEST
 from consumer.ports import MisconfiguredError
 
 TABLES: Final = (
@@ -46,10 +47,29 @@ _BYTE_TEXTS: Final = frozenset({"tinytext", "text", "mediumtext", "longtext"})
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Width:
-    """The most a text column holds; TEXT types count bytes, others characters."""
+    """What a text column holds at most; TEXT types count bytes, others characters."""
 
     limit: int
     in_bytes: bool
+    charset: str = "utf8mb4"
+
+    def holds(self, text: str) -> bool:
+        """Tell whether the column's character set has all of the text's characters; one unknown to us is not asked."""
+        if self.charset in _UTF8MB3:
+            return max(text, default="") <= _LAST_OF_UTF8MB3
+        codec = _CODECS.get(self.charset)
+        if codec is None:
+            return True
+        try:
+            text.encode(codec)
+        except UnicodeEncodeError:
+            return False
+        return True
+
+
+_UTF8MB3: Final = frozenset({"utf8", "utf8mb3"})  # servers differ in the name
+_LAST_OF_UTF8MB3: Final = "\uffff"
+_CODECS: Final = {"latin1": "cp1252", "ascii": "ascii"}  # the servers' latin1 is Windows' code page
 
 
 Columns: TypeAlias = Mapping[str, Mapping[str, Width | None]]
@@ -75,8 +95,8 @@ class Site:
 
     @property
     def has_service_request(self) -> bool:
-        """Tell whether the FHIR API has ServiceRequest (7.0.4): version may be 0.0.0, the column came with it."""
-        return "order_intent" in self.columns["procedure_order"]
+        """Tell whether the FHIR API has ServiceRequest."""
+        return SERVICE_REQUEST.shown_by(self.version, self.columns)
 
     @property
     def version_text(self) -> str:
@@ -89,7 +109,7 @@ def read_site(
 ) -> Site:
     """Read the site; time_zone overrides OpenEMR's own setting.
 
-    columns: those of an earlier reading, for drafts made with them; a schema that changed since needs a new start.
+    columns: those of an earlier reading, for drafts made with them; None reads them.
 
     Raises:
         MisconfiguredError: the database is no OpenEMR, or lacks what a writer needs.
@@ -138,12 +158,14 @@ _PROVIDERS: Final = "SELECT id, npi FROM users WHERE npi IS NOT NULL AND npi <> 
 def _columns(connection: sa.Connection) -> Columns:
     found: dict[str, dict[str, Width | None]] = {}
     rows = connection.exec_driver_sql(
-        "SELECT table_name, column_name, data_type, character_maximum_length FROM information_schema.columns "
-        "WHERE table_schema = DATABASE() AND table_name IN %s",
+        "SELECT table_name, column_name, data_type, character_maximum_length, character_set_name "
+        "FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name IN %s",
         (TABLES,),
     )
-    for table, column, kind, length in rows:
-        width = None if length is None else Width(int(length), str(kind).lower() in _BYTE_TEXTS)
+    for table, column, kind, length, charset in rows:
+        width = None
+        if length is not None and charset is not None:
+            width = Width(int(length), str(kind).lower() in _BYTE_TEXTS, str(charset).lower())
         found.setdefault(str(table), {})[str(column)] = width
     return found
 

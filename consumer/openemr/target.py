@@ -28,7 +28,7 @@ from consumer.openemr.session import utc_offset
 from consumer.openemr.site import Columns, Site, read_site
 from consumer.openemr.writing import Table, Writer
 from consumer.outcome import Applied, ErrorClass, Failed, Stale, Waiting
-from consumer.ports import Change, Mapped, StreamPosition
+from consumer.ports import Change, Mapped, MisconfiguredError, OutdatedError, StreamPosition
 
 SITE_MAX_AGE_S: Final = 300.0
 """The site is read again this often, so that a new facility or user is seen without a restart."""
@@ -111,8 +111,8 @@ class OpenEmrTarget:
 
     @contextmanager
     def transaction(self) -> Iterator[OpenEmrTransaction]:
-        """See ports.Target."""
-        with translated(self._ledger_schema):
+        """See ports.Target; what was found outdated has been read again when OutdatedError leaves here."""
+        with self._reading_again(), translated(self._ledger_schema):
             self._refresh(SITE_MAX_AGE_S)
             with self._connection.begin() as transaction:
                 self._set_time_zone()
@@ -140,6 +140,18 @@ class OpenEmrTarget:
         """See ports.Target."""
         with translated(self._ledger_schema), self._connection.begin():
             self._ledger.reported_overdue(self._connection, outbox_ids)
+
+    @contextmanager
+    def _reading_again(self) -> Iterator[None]:
+        """Read columns again when one is gone, as after OpenEMR's upgrade; the same columns cannot cure it."""
+        try:
+            yield
+        except OutdatedError as error:
+            before = self.site.columns
+            self._tables = self._read_tables()
+            if self.site.columns == before:
+                raise MisconfiguredError(str(error)) from None
+            raise
 
     def _refresh(self, older_than_s: float) -> bool:
         if time.monotonic() - self.site.read_at_s < older_than_s:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import sqlalchemy as sa
 
+from consumer.openemr.behaviour import SERVICE_REQUEST, UNKNOWN
 from consumer.openemr.visibility_counts import COUNTS
-
-SERVICE_REQUEST_SINCE: Final = (7, 0, 4)
-"""The first OpenEMR whose FHIR API has ServiceRequest, and so shows an order that has no report yet."""
 
 UUIDS_PER_STATEMENT_MAX: Final = 500
 """MariaDB turns a list of 1,000 values into a subquery, and reads the table instead of its index."""
 
-_UNKNOWN_VERSION: Final = (0, 0, 0)
 _NO_UUID: Final = bytes(16)  # OpenEMR takes it for a missing uuid and overwrites it
 
 _PATIENTS: Final = """
@@ -122,7 +119,8 @@ def visible_encounters(connection: sa.Connection, uuids: Iterable[bytes], *, scr
 def visible_orders(connection: sa.Connection, uuids: Iterable[bytes], *, screens: bool) -> frozenset[bytes]:
     """Return those of the uuids whose procedure orders FHIR shows, or with screens both FHIR and the order lists.
 
-    The caller asks for FHIR only where service_request_supported. An order without an encounter is on no screen.
+    The caller asks for FHIR only where the site has behaviour.SERVICE_REQUEST. An order without an encounter is on
+    no screen.
     """
     return _visible(connection, _ORDERS_SCREENS if screens else _ORDERS_FHIR, uuids)
 
@@ -141,22 +139,16 @@ def visible_prescriptions(
     return _visible(connection, _PRESCRIPTIONS, uuids, stopped)
 
 
-def service_request_supported(version: tuple[int, int, int], order_columns: Collection[str]) -> bool:
-    """Tell whether FHIR shows orders; where the version is unknown (0.0.0), by the columns of procedure_order."""
-    if version == _UNKNOWN_VERSION:
-        return "order_intent" in order_columns
-    return version >= SERVICE_REQUEST_SINCE
-
-
 def count_visible(connection: sa.Connection, *, ledger_schema: str = "emr_sync") -> Mapping[str, VisibleCount]:
     """Count, for each kind of entity in the ledger's map, the live rows and those that OpenEMR shows.
 
     Kinds are patient, encounter, order and medication; a medication order that was revoked is shown as stopped.
     It reads every mapped row, and form_encounter once more for numbers borne twice: a report, not for a batch.
     """
-    row = connection.exec_driver_sql(_VERSION).one_or_none() or _UNKNOWN_VERSION
+    row = connection.exec_driver_sql(_VERSION).one_or_none() or UNKNOWN
     order_columns = connection.exec_driver_sql(_ORDER_COLUMNS).scalars().all()
-    supported = service_request_supported((int(row[0]), int(row[1]), int(row[2])), order_columns)
+    version = (int(row[0]), int(row[1]), int(row[2]))
+    supported = SERVICE_REQUEST.shown_by(version, {"procedure_order": order_columns})
     ledger = connection.dialect.identifier_preparer.quote_identifier(ledger_schema)
     counts: dict[str, VisibleCount] = {}
     for kind, statement in COUNTS.items():

@@ -178,7 +178,7 @@ def open_target(url: str, ledger: str, *, username: str = "emrsync", time_zone: 
 
 
 @contextlib.contextmanager
-def installed_site(admin_url: str, version: str, *prepared: str) -> Iterator[Site]:
+def installed_site(admin_url: str, version: str, *prepared: str, charset: str = "utf8mb4") -> Iterator[Site]:
     """Install a site, let the administrator run statements on it, and start a writer with the writer's account."""
     name = uuid.uuid4().hex[:16]
     database, ledger, user, password = f"test_{name}", f"test_ledger_{name}", f"w_{name}", uuid.uuid4().hex
@@ -187,6 +187,7 @@ def installed_site(admin_url: str, version: str, *prepared: str) -> Iterator[Sit
         for schema in (database, ledger):
             held.callback(admin.exec_driver_sql, f"DROP DATABASE IF EXISTS {schema}")
         held.callback(admin.exec_driver_sql, f"DROP USER IF EXISTS {user}")
+        admin.exec_driver_sql(f"CREATE DATABASE {database} CHARACTER SET {charset} COLLATE {charset}_general_ci")
         install(admin_url, version=version, database=database, time_zone=ZONE)
         ledger_schema.upgrade(admin_url, schema=ledger)
         admin.exec_driver_sql(f"USE {database}")
