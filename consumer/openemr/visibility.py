@@ -16,7 +16,7 @@ UUIDS_PER_STATEMENT_MAX: Final = 500
 
 _NO_UUID: Final = bytes(16)  # OpenEMR takes it for a missing uuid and overwrites it
 
-_PATIENTS: Final = """
+PATIENTS: Final = """
     SELECT p.uuid
     FROM patient_data AS p
     JOIN uuid_registry AS r ON r.uuid = p.uuid AND r.table_name = 'patient_data'
@@ -25,7 +25,7 @@ _PATIENTS: Final = """
 
 # No index leads with the encounter number. (pid, encounter) finds a second bearer of the same patient; the window
 # finds one of another patient, and a second row in `forms`, among the encounters asked for.
-_ENCOUNTERS_FHIR: Final = """
+ENCOUNTERS_FHIR: Final = """
     SELECT found.uuid
     FROM (
         SELECT e.uuid, COUNT(*) OVER (PARTITION BY e.encounter) AS bearers
@@ -57,7 +57,7 @@ _ENCOUNTERS_SCREENS: Final = """
 """
 
 # Encounter 0 is "none named", which FHIR shows without a reference; a number that leads nowhere is our mistake.
-_ORDERS_FHIR: Final = """
+ORDERS_FHIR: Final = """
     SELECT DISTINCT o.uuid
     FROM procedure_order AS o
     JOIN patient_data AS p ON p.pid = o.patient_id AND p.uuid IS NOT NULL
@@ -104,7 +104,7 @@ class VisibleCount:
 
 def visible_patients(connection: sa.Connection, uuids: Iterable[bytes]) -> frozenset[bytes]:
     """Return those of the uuids whose patients the patient finder and FHIR show."""
-    return _visible(connection, _PATIENTS, uuids)
+    return _visible(connection, PATIENTS, uuids)
 
 
 def visible_encounters(connection: sa.Connection, uuids: Iterable[bytes], *, screens: bool) -> frozenset[bytes]:
@@ -113,7 +113,7 @@ def visible_encounters(connection: sa.Connection, uuids: Iterable[bytes], *, scr
     FHIR goes on showing an encounter that was taken off the screens by forms.deleted. A number that an encounter
     of another patient bears too is seen only among the uuids asked for together; count_visible sees all.
     """
-    return _visible(connection, _ENCOUNTERS_SCREENS if screens else _ENCOUNTERS_FHIR, uuids)
+    return _visible(connection, _ENCOUNTERS_SCREENS if screens else ENCOUNTERS_FHIR, uuids)
 
 
 def visible_orders(connection: sa.Connection, uuids: Iterable[bytes], *, screens: bool) -> frozenset[bytes]:
@@ -122,7 +122,7 @@ def visible_orders(connection: sa.Connection, uuids: Iterable[bytes], *, screens
     The caller asks for FHIR only where the site has behaviour.SERVICE_REQUEST. An order without an encounter is on
     no screen.
     """
-    return _visible(connection, _ORDERS_SCREENS if screens else _ORDERS_FHIR, uuids)
+    return _visible(connection, _ORDERS_SCREENS if screens else ORDERS_FHIR, uuids)
 
 
 def visible_prescriptions(

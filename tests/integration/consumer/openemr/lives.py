@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from consumer.openemr.surfaces import SURFACES
 from consumer.outcome import Applied
 from tests import clinic
 from tests.acceptance import encounter_shown, order_shown, patient_shown, prescription_shown
-from tests.integration.consumer.openemr.sites import Site, event, medication
+from tests.integration.consumer.openemr.sites import Fields, Site, event, key_of, medication
 
 LEFT_OUT: Mapping[str, Mapping[str, Sequence[str]]] = {
     "patient": {
@@ -24,6 +25,20 @@ def remark(kind: str, version: str) -> str | None:
     """Give the outcome's detail, None where all fields have their columns."""
     names = [name for name, where in LEFT_OUT[kind].items() if version in where]
     return f"{names[0]}: this version of OpenEMR has no column for it" if names else None
+
+
+def assert_verified(site: Site, several: Sequence[Fields], *, live: int) -> None:
+    """Every place that this version has shows each live one once, and no deleted one."""
+    found = site.verified(*(key_of(one).entity_id for one in several))
+
+    assert found.findings == ()
+    assert (found.live, found.fine) == (live, live == 4)
+    absent = {one.surface for one in found.surfaces if one.absent}
+    assert absent == ({"FHIR ServiceRequest", "FHIR Procedure"} if site.old else set())
+    due = {one.surface: one.due for one in found.surfaces}
+    assert due == {
+        one.name: int(live > 0 and one.name not in absent and one.name != "FHIR Procedure") for one in SURFACES
+    }
 
 
 def live_through(site: Site) -> None:
@@ -72,8 +87,10 @@ def live_through(site: Site) -> None:
     assert shown() == [1, 1, 1, 1]
     assert site.apply(*(event("update", one) for one in changed)) == expected
     assert shown() == [1, 1, 1, 1]
+    assert_verified(site, several, live=4)
     site.apply(*(event("delete", one) for one in several))
     assert shown() == [0, 0, 0, 0]
+    assert_verified(site, several, live=0)
     assert site.apply(*(event("create", one) for one in several)) == expected
     assert shown() == [1, 1, 1, 1]
     uuids = tuple(site.mapped(one)["uuid"] for one in several)

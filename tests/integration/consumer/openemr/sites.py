@@ -19,6 +19,7 @@ from consumer.apply import apply_events
 from consumer.openemr import account, ledger_schema, session
 from consumer.openemr.installation import install
 from consumer.openemr.target import OpenEmrTarget
+from consumer.openemr.verification import Verification, verify
 from consumer.outcome import Applied, Failed, Outcome
 from tests import clinic
 from tests.scratch import connected
@@ -141,6 +142,11 @@ class Site:
     def change(self, sql: str, *values: Any) -> int:
         """Change rows as a clerk does, and give how many."""
         return self.clerk.exec_driver_sql(sql, values or None).rowcount
+
+    def verified(self, *entity_ids: str, entity_types: Sequence[EntityType] = tuple(EntityType)) -> Verification:
+        """Ask what OpenEMR shows of these, or of all, with the writer's account."""
+        engine = sa.create_engine(self.writer_url, poolclass=sa.NullPool)
+        return verify(engine, ledger_schema=self.ledger, entity_ids=entity_ids or None, entity_types=entity_types)
 
     @contextlib.contextmanager
     def reopened(self) -> Iterator[Site]:
