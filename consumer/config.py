@@ -46,6 +46,12 @@ class ConsumerSettings(Settings):
     openemr_time_zone: str | None = None
     """IANA zone of the site, when OpenEMR's own global gbl_time_zone is not set."""
 
+    openemr_facility: Word | None = None
+    """Name of the facility of encounters that name none; OpenEMR's primary one when unset."""
+
+    openemr_fallbacks: dict[str, str] = Field(default_factory=dict)
+    """By coded field, the option id to write for a value that the site has no option for; JSON."""
+
     batch_records_max: Annotated[int, Field(ge=1, le=500)] = 500
     """Most events of one transaction."""
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from connectors.events import EntityKey
+from consumer.openemr.codes import FieldError
 from consumer.openemr.site import Site, Width
 from consumer.outcome import ErrorClass
 
@@ -18,14 +19,6 @@ DATE_MIN: Final = dt.date(1000, 1, 1)
 
 EXTERNAL_ID_CHARACTERS_MAX: Final = 20
 """Width of every external_id; the column is a courtesy to people, the entity map is the key."""
-
-
-class FieldError(Exception):
-    """This site cannot hold a field; the message names it and the reason."""
-
-    def __init__(self, error_class: ErrorClass, message: str) -> None:
-        self.error_class = error_class
-        super().__init__(message)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -118,32 +111,6 @@ def shape(site: Site, table: str, fields: Sequence[Field]) -> Shape:
     carried = {reader[0] for reader in readers}
     left_out = tuple((name, read) for name, read in without if name not in carried)
     return Shape(table, tuple(columns), tuple(readers), left_out)
-
-
-def option(site: Site, list_id: str, name: str, value: str) -> str:
-    """Return an option id as the list spells it.
-
-    Raises:
-        FieldError: this site's list has no such option.
-    """
-    options = site.options[list_id]
-    if value in options:
-        return value
-    # The one option whose spelling differs between versions and, on upgraded sites, between lists.
-    for other in _DECLINED:
-        if value in _DECLINED and other in options:
-            return other
-    message = f"{name}: is no option of OpenEMR's list {list_id}"
-    raise FieldError(ErrorClass.UNKNOWN_OPTION, message)
-
-
-_DECLINED: Final = ("decline_to_specify", "declne_to_specfy")
-
-
-def first_option(site: Site, list_id: str, candidates: Sequence[str]) -> str:
-    """Return the first candidate that the site's list has, or the last one when it has none of them."""
-    options = site.options[list_id]
-    return next((candidate for candidate in candidates if candidate in options), candidates[-1])
 
 
 def checked_date(name: str, value: dt.date | None) -> dt.date | None:

@@ -11,13 +11,12 @@ import sqlalchemy as sa
 from connectors.events import EntityKey
 from connectors.outbox import EntityType
 from connectors.payloads import EncounterV1
+from consumer.openemr.codes import CLASS_CODE, FieldError
 from consumer.openemr.drafts import (
     Field,
-    FieldError,
     RowDraft,
     external_id,
     local_time,
-    option,
     provider,
     remarks,
     shape,
@@ -32,6 +31,8 @@ KIND: Final = "encounter"
 
 CATEGORY_DEFAULT: Final = 5
 """Office visit, form_encounter.pc_catid's own default."""
+
+_CODED: Final = ((CLASS_CODE, attrgetter("class_code"), False),)
 
 _FORM: Final = {
     "form_name": "'New Patient Encounter'",
@@ -78,7 +79,12 @@ class EncounterTable:
             self._shape.values(payload),
             (EntityKey(EntityType.PATIENT, payload.patient_id),),
             dated=local_time(self._site, "started_at", payload.started_at),
-            detail=remarks(unknown_provider, unknown_facility, self._shape.remark(payload)),
+            detail=remarks(
+                unknown_provider,
+                unknown_facility,
+                self._site.codes.remark(_CODED, payload),
+                self._shape.remark(payload),
+            ),
         )
 
     def insert(self, connection: sa.Connection, plans: Sequence[RowPlan], numbers: Numbers) -> Sequence[Written]:
@@ -135,7 +141,7 @@ def _fields(site: Site) -> Sequence[Field]:
         return site.default_facility_id if name is None else site.facilities.get(name, 0)
 
     def class_code(encounter: EncounterV1) -> str:
-        return option(site, "_ActEncounterCode", "class_code", encounter.class_code)
+        return site.codes.option(CLASS_CODE, encounter.class_code)
 
     def at(name: str) -> Any:
         read = attrgetter(name)

@@ -11,13 +11,14 @@ import sqlalchemy as sa
 from connectors.events import EntityKey
 from connectors.outbox import EntityType
 from connectors.payloads import DiagnosticOrderV1, MedicationOrderV1
+from consumer.openemr import codes
 from consumer.openemr.drafts import (
     Field,
     RowDraft,
     external_id,
-    first_option,
     local_time,
     provider,
+    remarks,
     shape,
 )
 from consumer.openemr.identifiers import Numbers
@@ -27,25 +28,6 @@ from consumer.openemr.statements import insert_rows, select_in, update_rows
 
 KIND: Final = "order"
 
-STATUS: Final = {
-    "draft": "draft",
-    "active": "pending",
-    "on-hold": "on-hold",
-    "completed": "complete",
-    "revoked": "canceled",
-}
-"""order_status by payload status; OpenEMR's FHIR API reads all of them back as the payload says."""
-
-PRIORITIES: Final = {
-    "routine": ("routine", "normal"),
-    "urgent": ("urgent", "high"),
-    "asap": ("asap", "high"),
-    "stat": ("stat", "high"),
-}
-"""order_priority by payload priority: the list's own word from 7.0.4 on, the nearest one before."""
-
-ORDER_TYPES: Final = {"laboratory": "laboratory_test", "imaging": "imaging", "procedure": "procedure"}
-
 CODE_TYPES: Final = {
     "http://loinc.org": "LOINC",
     "http://snomed.info/sct": "SNOMED-CT",
@@ -54,6 +36,14 @@ CODE_TYPES: Final = {
     "http://hl7.org/fhir/sid/cvx": "CVX",
 }
 """OpenEMR's code types by FHIR URI; any other system is taken as the code type itself."""
+
+PRIORITY_DEFAULT: Final = "routine"
+
+_CODED: Final = (
+    (codes.PRIORITY, attrgetter("priority"), False),
+    (codes.STATUS, attrgetter("status"), False),
+    (codes.KIND, attrgetter("kind"), False),
+)
 
 COMPENDIUM_NAME_CHARACTERS_MAX: Final = 63
 
@@ -83,7 +73,7 @@ class OrderTable:
         self._adding: sa.RootTransaction | sa.NestedTransaction | None = None
         self._added_codes: set[str] = set()
         self._shape = shape(site, "procedure_order", _order_fields(site))
-        self._line = shape(site, "procedure_order_code", _line_fields())
+        self._line = shape(site, "procedure_order_code", _line_fields(site))
         self._code_index = self._line.columns.index("procedure_code")
         self._name_index = self._line.columns.index("procedure_name")
 
@@ -95,7 +85,7 @@ class OrderTable:
             order_parents(payload),
             line=self._line.values(payload),
             dated=local_time(self._site, "ordered_at", payload.ordered_at),
-            detail=provider(self._site, payload.provider_npi)[1],
+            detail=remarks(provider(self._site, payload.provider_npi)[1], self._site.codes.remark(_CODED, payload)),
         )
 
     def insert(self, connection: sa.Connection, plans: Sequence[RowPlan], _numbers: Numbers) -> Sequence[Written]:
@@ -240,7 +230,7 @@ def _label(name: str) -> str:
 
 def _order_fields(site: Site) -> Sequence[Field]:
     def priority(order: DiagnosticOrderV1) -> str:
-        return first_option(site, "ord_priority", PRIORITIES[order.priority or "routine"])
+        return site.codes.option(codes.PRIORITY, order.priority or PRIORITY_DEFAULT)
 
     def at(order: DiagnosticOrderV1) -> Any:
         return local_time(site, "ordered_at", order.ordered_at)
@@ -250,15 +240,15 @@ def _order_fields(site: Site) -> Sequence[Field]:
         Field("provider_npi", ("provider_id",), lambda order: provider(site, order.provider_npi)[0], 0),
         Field("ordered_at", ("date_ordered",), at, None),
         Field("priority", ("order_priority",), priority),
-        Field("status", ("order_status",), lambda order: STATUS[order.status]),
+        Field("status", ("order_status",), lambda order: site.codes.option(codes.STATUS, order.status)),
         Field("instructions", ("patient_instructions",), attrgetter("instructions")),
-        Field("kind", ("procedure_order_type",), lambda order: ORDER_TYPES[order.kind]),
+        Field("kind", ("procedure_order_type",), lambda order: site.codes.option(codes.KIND, order.kind)),
     )
 
 
-def _line_fields() -> Sequence[Field]:
+def _line_fields(site: Site) -> Sequence[Field]:
     def order_type(order: DiagnosticOrderV1) -> str:
-        return ORDER_TYPES[order.kind]
+        return site.codes.option(codes.KIND, order.kind)
 
     return (
         Field("code.code", ("procedure_code",), coded),

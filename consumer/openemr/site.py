@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 import sqlalchemy as sa
 
 from consumer.openemr.behaviour import SERVICE_REQUEST
+from consumer.openemr.codes import Codes, Options
 from consumer.ports import MisconfiguredError
 
 TABLES: Final = (
@@ -38,6 +39,7 @@ OPTION_LISTS: Final = (
     "order_type",
     "drug_route",
     "drug_form",
+    "drug_units",
     "medication-usage-category",
     "medication-request-intent",
 )
@@ -76,12 +78,27 @@ Columns: TypeAlias = Mapping[str, Mapping[str, Width | None]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class SiteChoices:
+    """What an operator may choose.
+
+    username: the users row that our rows name; time_zone: IANA name, overrides OpenEMR's own setting;
+    facility: of encounters that name none, by name, OpenEMR's primary one if None; fallbacks: see codes.Codes.
+    """
+
+    username: str
+    time_zone: str | None = None
+    facility: str | None = None
+    fallbacks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Site:
     """A snapshot of the site; read again when an event names something it does not hold."""
 
     version: tuple[int, int, int]
     columns: Columns
-    options: Mapping[str, Mapping[str, str]]
+    options: Options
+    codes: Codes
     categories: frozenset[int]
     facilities: Mapping[str, int]
     default_facility_id: int
@@ -104,10 +121,8 @@ class Site:
         return "of unknown version" if self.version == (0, 0, 0) else ".".join(str(part) for part in self.version)
 
 
-def read_site(
-    connection: sa.Connection, *, username: str, time_zone: str | None, columns: Columns | None = None
-) -> Site:
-    """Read the site; time_zone overrides OpenEMR's own setting.
+def read_site(connection: sa.Connection, choices: SiteChoices, *, columns: Columns | None = None) -> Site:
+    """Read the site.
 
     columns: those of an earlier reading, for drafts made with them; None reads them.
 
@@ -126,16 +141,14 @@ def read_site(
         )
         raise MisconfiguredError(message)
     facilities = {str(name): int(key) for key, name in connection.exec_driver_sql(_FACILITIES)}
-    user_id = connection.exec_driver_sql("SELECT id FROM users WHERE username = %s", (username,)).scalar()
-    if user_id is None:
-        message = f"OpenEMR has no user {username}: create it (no login needed), or set EMRSYNC_OPENEMR_USERNAME"
-        raise MisconfiguredError(message)
-    default_id, default_name = _default_facility(connection)
+    default_id, default_name = _default_facility(connection, choices.facility, facilities)
+    options = _options(connection)
     version = connection.exec_driver_sql("SELECT v_major, v_minor, v_patch FROM version").one_or_none() or (0, 0, 0)
     return Site(
         version=(int(version[0]), int(version[1]), int(version[2])),
         columns=columns,
-        options=_options(connection),
+        options=options,
+        codes=Codes(options, choices.fallbacks),
         categories=frozenset(
             int(row[0]) for row in connection.exec_driver_sql("SELECT pc_catid FROM openemr_postcalendar_categories")
         ),
@@ -143,10 +156,10 @@ def read_site(
         default_facility_id=default_id,
         default_facility_name=default_name,
         providers={str(npi): int(key) for key, npi in connection.exec_driver_sql(_PROVIDERS)},
-        user_id=int(user_id),
-        username=username,
+        user_id=_user_id(connection, choices.username),
+        username=choices.username,
         groupname=_groupname(connection),
-        zone=_zone(time_zone or site_settings.get("gbl_time_zone") or "UTC"),
+        zone=_zone(choices.time_zone or site_settings.get("gbl_time_zone") or "UTC"),
         read_at_s=time.monotonic(),
     )
 
@@ -173,7 +186,9 @@ def _columns(connection: sa.Connection) -> Columns:
 def _options(connection: sa.Connection) -> Mapping[str, Mapping[str, str]]:
     found: dict[str, dict[str, str]] = {name: {} for name in OPTION_LISTS}
     rows = connection.exec_driver_sql(
-        "SELECT list_id, option_id, title FROM list_options WHERE list_id IN %s AND activity = 1", (OPTION_LISTS,)
+        "SELECT list_id, option_id, title FROM list_options WHERE list_id IN %s AND activity = 1 "
+        "ORDER BY list_id, seq, option_id",
+        (OPTION_LISTS,),
     )
     for list_id, option_id, title in rows:
         found[str(list_id)][str(option_id)] = str(title)
@@ -186,7 +201,19 @@ def _globals(connection: sa.Connection) -> Mapping[str, str]:
     return {str(name): str(value) for name, value in rows}
 
 
-def _default_facility(connection: sa.Connection) -> tuple[int, str]:
+def _user_id(connection: sa.Connection, username: str) -> int:
+    found = connection.exec_driver_sql("SELECT id FROM users WHERE username = %s", (username,)).scalar()
+    if found is None:
+        message = f"OpenEMR has no user {username}: create it (no login needed), or set EMRSYNC_OPENEMR_USERNAME"
+        raise MisconfiguredError(message)
+    return int(found)
+
+
+def _default_facility(connection: sa.Connection, chosen: str | None, facilities: Mapping[str, int]) -> tuple[int, str]:
+    if chosen is not None:
+        if chosen not in facilities:
+            raise MisconfiguredError(f"OpenEMR has no facility {chosen}: see EMRSYNC_OPENEMR_FACILITY")
+        return facilities[chosen], chosen
     row = connection.exec_driver_sql(
         "SELECT id, name FROM facility ORDER BY primary_business_entity DESC, service_location DESC, id LIMIT 1"
     ).one_or_none()

@@ -16,7 +16,8 @@ from connectors.events import EntityKey, Event
 from connectors.outbox import TargetSystem
 from connectors.payloads import AnyPayload, DiagnosticOrderV1, EncounterV1, MedicationOrderV1, PatientV1
 from consumer.openemr import encounter, order, patient, prescription
-from consumer.openemr.drafts import FieldError, RowDraft
+from consumer.openemr.codes import FieldError
+from consumer.openemr.drafts import RowDraft
 from consumer.openemr.encounter import EncounterTable
 from consumer.openemr.errors import translated
 from consumer.openemr.identifiers import Numbers
@@ -25,7 +26,7 @@ from consumer.openemr.order import OrderTable
 from consumer.openemr.patient import PatientTable
 from consumer.openemr.prescription import PrescriptionTable
 from consumer.openemr.session import utc_offset
-from consumer.openemr.site import Columns, Site, read_site
+from consumer.openemr.site import Columns, Site, SiteChoices, read_site
 from consumer.openemr.writing import Table, Writer
 from consumer.outcome import Applied, ErrorClass, Failed, Stale, Waiting
 from consumer.ports import Change, Mapped, MisconfiguredError, OutdatedError, StreamPosition
@@ -68,13 +69,10 @@ class _Tables:
 class OpenEmrTarget:
     """The real Target; holds its connections until close, and is used by one thread."""
 
-    def __init__(
-        self, engine: sa.Engine, *, ledger_schema: str, group_id: str, username: str, time_zone: str | None
-    ) -> None:
+    def __init__(self, engine: sa.Engine, *, ledger_schema: str, group_id: str, choices: SiteChoices) -> None:
         self._engine = engine
         self._ledger_schema = ledger_schema
-        self._username = username
-        self._time_zone = time_zone
+        self._choices = choices
         self._ledger = Ledger(ledger_schema, group_id)
         with translated(ledger_schema):
             self._connection = engine.connect()
@@ -161,7 +159,7 @@ class OpenEmrTarget:
 
     def _read_tables(self, columns: Columns | None = None) -> _Tables:
         with translated(self._ledger_schema), self._connection.begin():
-            site = read_site(self._connection, username=self._username, time_zone=self._time_zone, columns=columns)
+            site = read_site(self._connection, self._choices, columns=columns)
         return _Tables(
             site,
             PatientTable(site),

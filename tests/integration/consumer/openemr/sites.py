@@ -18,6 +18,7 @@ from connectors.outbox import EntityType, Operation, TargetSystem
 from consumer.apply import apply_events
 from consumer.openemr import account, ledger_schema, session
 from consumer.openemr.installation import install
+from consumer.openemr.site import SiteChoices
 from consumer.openemr.target import OpenEmrTarget
 from consumer.openemr.verification import Verification, verify
 from consumer.outcome import Applied, Failed, Outcome
@@ -173,11 +174,11 @@ class Site:
             sa.event.remove(engine, "before_cursor_execute", record)
 
 
-def open_target(url: str, ledger: str, *, username: str = "emrsync", time_zone: str | None = None) -> OpenEmrTarget:
+def open_target(url: str, ledger: str, *, username: str = "emrsync", **chosen: Any) -> OpenEmrTarget:
     """Start a writer; its connections are given back when it does not start."""
     engine = session.create_engine(url)
     try:
-        return OpenEmrTarget(engine, ledger_schema=ledger, group_id="rules", username=username, time_zone=time_zone)
+        return OpenEmrTarget(engine, ledger_schema=ledger, group_id="rules", choices=SiteChoices(username, **chosen))
     except BaseException:
         engine.dispose()
         raise
