@@ -92,6 +92,7 @@ def open_target(settings: ConsumerSettings) -> OpenEmrTarget:
             time_zone=settings.openemr_time_zone,
             facility=settings.openemr_facility,
             fallbacks=settings.openemr_fallbacks,
+            patient_removal=settings.openemr_patient_deletes == "remove",
         ),
     )
 

@@ -52,6 +52,9 @@ class ConsumerSettings(Settings):
     openemr_fallbacks: dict[str, str] = Field(default_factory=dict)
     """By coded field, the option id to write for a value that the site has no option for; JSON."""
 
+    openemr_patient_deletes: Literal["keep", "remove"] = "keep"
+    """What a patient's delete does: keep the chart, or remove the patient on whom nothing hangs."""
+
     batch_records_max: Annotated[int, Field(ge=1, le=500)] = 500
     """Most events of one transaction."""
 

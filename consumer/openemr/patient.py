@@ -10,9 +10,10 @@ import sqlalchemy as sa
 
 from connectors.payloads import PatientV1
 from consumer.openemr import codes
+from consumer.openemr.chart import hanging
 from consumer.openemr.drafts import Field, RowDraft, Shape, checked_date, local_time, remarks, shape
 from consumer.openemr.identifiers import Numbers
-from consumer.openemr.rows import Kept, RowPlan, Written
+from consumer.openemr.rows import Held, Kept, RowPlan, Written
 from consumer.openemr.site import Site
 from consumer.openemr.statements import insert_rows, update_rows
 
@@ -63,8 +64,10 @@ class PatientTable:
         rows = [(plan.number, *plan.columns.values) for plan in plans]
         update_rows(connection, self.table, ("pid",), self._shape.columns, rows, constants=self._update_constants)
 
-    def delete(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> Mapping[int, Kept]:
-        """Keep the charts, and take the external ids out of use."""
+    def delete(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> Mapping[int, Kept | Held]:
+        """Keep the charts, and take the external ids out of use; or, if the operator chose so, remove empty charts."""
+        if self._site.chart_tables:
+            return self._remove(connection, [plan.number for plan in plans])
         sets = ", ".join(f"{name} = {sql}" for name, sql in self._update_constants.items())
         pids = tuple(plan.number for plan in plans)
         connection.exec_driver_sql(
@@ -72,6 +75,13 @@ class PatientTable:
             (DELETED_PREFIX, pids),
         )
         return dict.fromkeys(pids, Kept(_KEPT))
+
+    def _remove(self, connection: sa.Connection, pids: Sequence[int]) -> Mapping[int, Held]:
+        """Remove the rows of patients on whom nothing hangs; the others hold themselves."""
+        held = hanging(connection, self._site.chart_tables, pids)
+        if empty := tuple(pid for pid in pids if pid not in held):
+            connection.exec_driver_sql("DELETE FROM patient_data WHERE pid IN %s", (empty,))
+        return {pid: Held(f"patient_id: the chart is not empty: {', '.join(tables)}") for pid, tables in held.items()}
 
 
 _KEPT: Final = "the chart stays in OpenEMR, without its external id"

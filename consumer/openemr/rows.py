@@ -54,6 +54,13 @@ class Kept:
     detail: str | None = None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Held:
+    """An entity that is not deleted, since what hangs on it would be orphaned; reason names it."""
+
+    reason: str
+
+
 def register(connection: sa.Connection, table: str, uuids: Sequence[bytes]) -> None:
     """Give each new uuid its registry row; table_id is the name of the id column, as OpenEMR writes it."""
     id_column = "procedure_order_id" if table == "procedure_order" else "id"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import time
 import zoneinfo
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
 import sqlalchemy as sa
 
 from consumer.openemr.behaviour import SERVICE_REQUEST
+from consumer.openemr.chart import chart_tables
 from consumer.openemr.codes import Codes, Options
 from consumer.ports import MisconfiguredError
 
@@ -82,13 +83,15 @@ class SiteChoices:
     """What an operator may choose.
 
     username: the users row that our rows name; time_zone: IANA name, overrides OpenEMR's own setting;
-    facility: of encounters that name none, by name, OpenEMR's primary one if None; fallbacks: see codes.Codes.
+    facility: of encounters that name none, by name, OpenEMR's primary one if None; fallbacks: see codes.Codes;
+    patient_removal: a patient's delete removes the row, if nothing hangs on it, instead of keeping the chart.
     """
 
     username: str
     time_zone: str | None = None
     facility: str | None = None
     fallbacks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    patient_removal: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ class Site:
     username: str
     groupname: str
     zone: zoneinfo.ZoneInfo
+    chart_tables: Sequence[str]
     read_at_s: float
 
     @property
@@ -160,6 +164,7 @@ def read_site(connection: sa.Connection, choices: SiteChoices, *, columns: Colum
         username=choices.username,
         groupname=_groupname(connection),
         zone=_zone(choices.time_zone or site_settings.get("gbl_time_zone") or "UTC"),
+        chart_tables=chart_tables(connection) if choices.patient_removal else (),
         read_at_s=time.monotonic(),
     )
 

@@ -20,7 +20,7 @@ from consumer.openemr.ledger import Ledger
 from consumer.openemr.order import OrderTable
 from consumer.openemr.patient import PatientTable
 from consumer.openemr.prescription import PrescriptionTable
-from consumer.openemr.rows import Kept, RowPlan, Written, live_rows, register
+from consumer.openemr.rows import Held, Kept, RowPlan, Written, live_rows, register
 from consumer.outcome import Applied, ErrorClass, Failed
 from consumer.ports import Change, Mapped, RefusedError
 
@@ -114,7 +114,7 @@ class Writer:
     ) -> list[tuple[Change, Mapped]]:
         present = [change for change in changes if _has_row(change.mapped)]
         live = [change for change in present if change.mapped is not None and change.mapped.deleted_at is None]
-        kept: Mapping[int, Kept] = {}
+        kept: Mapping[int, Kept | Held] = {}
         if live:
             kept = self.tables[kind].delete(self.connection, [_plan(change) for change in live])
         now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
@@ -123,6 +123,9 @@ class Writer:
             known = change.mapped or Mapped(kind, None, None, None, None, 0, None, None)
             was_live = known.local_id is not None and known.deleted_at is None
             stays = kept.get(known.local_id) if was_live and known.local_id is not None else None
+            if isinstance(stays, Held):
+                outcomes[change.event.key] = Failed(ErrorClass.CONFLICT, stays.reason)
+                continue
             if was_live and stays is None:
                 known = dataclasses.replace(known, local_id=None, row_id=None)
             mapped.append(
