@@ -41,6 +41,7 @@ _LEDGER: Final = {
     "stream_position": "SELECT, INSERT, UPDATE",
     "waiting_event": "SELECT, INSERT, UPDATE, DELETE",
     "id_block": "SELECT, UPDATE",
+    "trail": "SELECT, INSERT",
 }
 
 

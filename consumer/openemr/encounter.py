@@ -25,6 +25,7 @@ from consumer.openemr.identifiers import Numbers
 from consumer.openemr.rows import Kept, RowPlan, Written, ids_by_uuid
 from consumer.openemr.site import Site
 from consumer.openemr.statements import insert_rows, select_in, update_rows
+from consumer.openemr.trail import Compared
 from consumer.outcome import ErrorClass
 
 KIND: Final = "encounter"
@@ -68,6 +69,11 @@ class EncounterTable:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._shape = shape(site, "form_encounter", _fields(site))
+        self.compared = (
+            Compared(
+                self.table, self.id_column, self._shape.columns, attrgetter("row_id"), lambda plan: plan.columns.values
+            ),
+        )
 
     def draft(self, payload: EncounterV1) -> RowDraft:
         """Turn a payload into columns; raises FieldError."""

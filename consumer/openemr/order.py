@@ -25,6 +25,7 @@ from consumer.openemr.identifiers import Numbers
 from consumer.openemr.rows import Kept, RowPlan, Written, ids_by_uuid
 from consumer.openemr.site import Site
 from consumer.openemr.statements import insert_rows, select_in, update_rows
+from consumer.openemr.trail import Compared
 
 KIND: Final = "order"
 
@@ -74,6 +75,23 @@ class OrderTable:
         self._added_codes: set[str] = set()
         self._shape = shape(site, "procedure_order", _order_fields(site))
         self._line = shape(site, "procedure_order_code", _line_fields(site))
+        self.compared = (
+            Compared(
+                self.table,
+                self.id_column,
+                ("encounter_id", *self._shape.columns),
+                attrgetter("number"),
+                lambda plan: (plan.visit, *plan.columns.values),
+            ),
+            Compared(
+                "procedure_order_code",
+                "procedure_order_id",
+                self._line.columns,
+                attrgetter("number"),
+                lambda plan: plan.columns.line,
+                condition="procedure_order_seq = 1",
+            ),
+        )
         self._code_index = self._line.columns.index("procedure_code")
         self._name_index = self._line.columns.index("procedure_name")
 

@@ -16,6 +16,7 @@ from consumer.openemr.identifiers import Numbers
 from consumer.openemr.rows import Held, Kept, RowPlan, Written
 from consumer.openemr.site import Site
 from consumer.openemr.statements import insert_rows, update_rows
+from consumer.openemr.trail import Compared
 
 KIND: Final = "patient"
 
@@ -40,6 +41,11 @@ class PatientTable:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._shape = _shape(site)
+        self.compared = (
+            Compared(
+                self.table, self.id_column, self._shape.columns, attrgetter("number"), lambda plan: plan.columns.values
+            ),
+        )
         self._insert_constants = {"date": "NOW()", **self._by("created_by"), **self._by("updated_by")}
         self._update_constants = {"date": "NOW()", **self._by("updated_by")}
 

@@ -26,6 +26,7 @@ from consumer.openemr.order import diagnoses, order_parents
 from consumer.openemr.rows import Kept, RowPlan, Written
 from consumer.openemr.site import Site
 from consumer.openemr.statements import insert_rows, update_rows
+from consumer.openemr.trail import Compared
 
 KIND: Final = "medication"
 
@@ -58,6 +59,15 @@ class PrescriptionTable:
             "updated_by": site.user_id,
         }
         self._same = {name: value for name, value in wanted.items() if name in have}
+        self.compared = (
+            Compared(
+                self.table,
+                self.id_column,
+                ("encounter", *self._shape.columns),
+                attrgetter("number"),
+                lambda plan: (plan.visit or None, *plan.columns.values),
+            ),
+        )
         self._created = {"created_by": str(site.user_id)} if "created_by" in have else {}
 
     def draft(self, payload: MedicationOrderV1) -> RowDraft:

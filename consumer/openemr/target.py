@@ -115,7 +115,7 @@ class OpenEmrTarget:
             with self._connection.begin() as transaction:
                 self._set_time_zone()
                 writer = Writer(self._connection, self._ledger, self._numbers, self._tables.by_kind())
-                yield OpenEmrTransaction(self._connection, self._ledger, writer, transaction)
+                yield OpenEmrTransaction(self._connection, self._ledger, writer, transaction, self.site.username)
                 if transaction.is_active:
                     transaction.rollback()
 
@@ -181,12 +181,13 @@ class OpenEmrTransaction:
     """The real TargetTransaction."""
 
     def __init__(
-        self, connection: sa.Connection, ledger: Ledger, writer: Writer, transaction: sa.RootTransaction
+        self, connection: sa.Connection, ledger: Ledger, writer: Writer, transaction: sa.RootTransaction, author: str
     ) -> None:
         self._connection = connection
         self._ledger = ledger
         self._writer = writer
         self._transaction = transaction
+        self._author = author
 
     def settled(self, outbox_ids: Sequence[uuid.UUID]) -> frozenset[uuid.UUID]:
         """See ports.TargetTransaction."""
@@ -213,6 +214,8 @@ class OpenEmrTransaction:
     def record(self, settled: Sequence[tuple[Event, Applied | Stale]], positions: Sequence[StreamPosition]) -> None:
         """See ports.TargetTransaction."""
         self._ledger.record(self._connection, settled, positions)
+        self._ledger.record_trail(self._connection, self._writer.trail, self._author)
+        self._writer.trail.clear()
 
     def park(self, waiting: Sequence[tuple[Event, Waiting]]) -> None:
         """See ports.TargetTransaction."""
