@@ -15,3 +15,7 @@ class KafkaUnreachableError(OperationError):
 
 class KafkaRefusedError(OperationError):
     """A broker answers, and refuses."""
+
+
+class UnsettledError(OperationError):
+    """A conflict cannot be settled as asked for; nothing was changed."""

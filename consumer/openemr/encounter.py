@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
@@ -45,7 +45,7 @@ _FORM: Final = {
 
 # Rows of a clinician's work in an encounter: where any is left, the encounter is hidden and not removed.
 _HANGING: Final = """
-SELECT e.id, e.pid, e.encounter,
+SELECT e.id, e.encounter,
   EXISTS (SELECT 1 FROM forms f WHERE f.pid = e.pid AND f.encounter = e.encounter AND f.deleted = 0
           AND f.formdir <> 'newpatient')
   OR EXISTS (SELECT 1 FROM procedure_order o
@@ -55,8 +55,11 @@ SELECT e.id, e.pid, e.encounter,
   OR EXISTS (SELECT 1 FROM issue_encounter i WHERE i.pid = e.pid AND i.encounter = e.encounter) AS hanging
 FROM form_encounter e WHERE e.id IN %s
 """
-_FORM_KEYS: Final = ("pid", "encounter", "form_id")
-_OWN_FORM: Final = "t.formdir = 'newpatient'"
+_OWN_FORMS: Final = """
+SELECT f.id, f.form_id FROM form_encounter e
+JOIN forms f ON f.form_id = e.id AND f.pid = e.pid AND f.encounter = e.encounter AND f.formdir = 'newpatient'
+WHERE e.id IN %s ORDER BY f.id
+"""
 _HIDDEN: Final = "other rows hang on the encounter in OpenEMR: hidden from the visit list, not removed"
 
 
@@ -112,24 +115,28 @@ class EncounterTable:
         """Update encounters by form_encounter.id, and bring hidden ones back."""
         rows = [(plan.row_id, *plan.columns.values) for plan in plans]
         update_rows(connection, self.table, ("id",), self._shape.columns, rows)
-        forms = [(plan.pid, plan.number, plan.row_id, plan.columns.dated) for plan in plans]
-        shown = {"deleted": "0"}
-        update_rows(connection, "forms", _FORM_KEYS, ("date",), forms, constants=shown, condition=_OWN_FORM)
+        dated = {plan.row_id: plan.columns.dated for plan in plans}
+        forms = [(form_id, dated[row_id]) for form_id, row_id in _own_forms(connection, dated)]
+        update_rows(connection, "forms", ("id",), ("date",), forms, constants={"deleted": "0"})
 
     def delete(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> Mapping[int, Kept]:
         """Remove encounters, or only hide those that a clinician's work hangs on; return these by number."""
         found = select_in(connection, _HANGING, [plan.row_id for plan in plans])
-        hidden = [(pid, number, row_id) for row_id, pid, number, hanging in found if hanging]
-        update_rows(connection, "forms", _FORM_KEYS, (), hidden, constants={"deleted": "1"}, condition=_OWN_FORM)
-        removed = [(pid, number, row_id) for row_id, pid, number, hanging in found if not hanging]
+        hidden = {row_id: number for row_id, number, hanging in found if hanging}
+        forms = [(form_id,) for form_id, _ in _own_forms(connection, hidden)]
+        update_rows(connection, "forms", ("id",), (), forms, constants={"deleted": "1"})
+        removed = tuple(row_id for row_id, _, hanging in found if not hanging)
         if removed:
-            connection.exec_driver_sql(
-                "DELETE FROM forms WHERE formdir = 'newpatient' AND (pid, encounter, form_id) IN %s", (tuple(removed),)
-            )
-            connection.exec_driver_sql(
-                "DELETE FROM form_encounter WHERE id IN %s", (tuple(row_id for _, _, row_id in removed),)
-            )
-        return {number: Kept(_HIDDEN) for _, number, _ in hidden}
+            gone = tuple(form_id for form_id, _ in _own_forms(connection, removed))
+            if gone:
+                connection.exec_driver_sql("DELETE FROM forms WHERE id IN %s", (gone,))
+            connection.exec_driver_sql("DELETE FROM form_encounter WHERE id IN %s", (removed,))
+        return {number: Kept(_HIDDEN) for number in hidden.values()}
+
+
+def _own_forms(connection: sa.Connection, row_ids: Iterable[int | None]) -> Sequence[tuple[int, int]]:
+    """Return the ids of encounters' own rows in forms, each with its form_encounter.id; read without a lock."""
+    return [(int(form_id), int(row_id)) for form_id, row_id in select_in(connection, _OWN_FORMS, row_ids)]
 
 
 _UNKNOWN_FACILITY: Final = "facility_name: no facility of OpenEMR has it; written as text only"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
@@ -58,7 +58,7 @@ _FORM: Final = {
     "deleted": "0",
     "therapy_group_id": "NULL",
 }
-_OWN_FORM: Final = "t.formdir = 'procedure_order'"
+_OWN_FORMS: Final = "SELECT id, form_id FROM forms WHERE form_id IN %s AND formdir = 'procedure_order' ORDER BY id"
 
 
 class OrderTable:
@@ -130,9 +130,8 @@ class OrderTable:
     def delete(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> Mapping[int, Kept]:
         """Take orders out of screens and FHIR as OpenEMR's own delete does; the rows stay."""
         ids = tuple(plan.number for plan in plans)
-        connection.exec_driver_sql(
-            "UPDATE forms SET deleted = 1 WHERE form_id IN %s AND formdir = 'procedure_order'", (ids,)
-        )
+        forms = [(form_id,) for form_id, _ in _own_forms(connection, ids)]
+        update_rows(connection, "forms", ("id",), (), forms, constants={"deleted": "1"})
         connection.exec_driver_sql("UPDATE procedure_order SET activity = 0 WHERE procedure_order_id IN %s", (ids,))
         return dict.fromkeys(ids, Kept())
 
@@ -150,12 +149,11 @@ class OrderTable:
 
     def _update_forms(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> None:
         """Show the orders in the encounters they name now, and in none if they name none."""
-        sql = "SELECT form_id FROM forms WHERE form_id IN %s AND formdir = 'procedure_order'"
-        have = {int(row[0]) for row in select_in(connection, sql, [plan.number for plan in plans])}
-        forms = [
-            (plan.number, plan.visit, plan.columns.dated, int(not plan.visit)) for plan in plans if plan.number in have
-        ]
-        update_rows(connection, "forms", ("form_id",), ("encounter", "date", "deleted"), forms, condition=_OWN_FORM)
+        by_number = {plan.number: plan for plan in plans}
+        shown = [(form_id, by_number[number]) for form_id, number in _own_forms(connection, by_number)]
+        forms = [(form_id, plan.visit, plan.columns.dated, int(not plan.visit)) for form_id, plan in shown]
+        update_rows(connection, "forms", ("id",), ("encounter", "date", "deleted"), forms)
+        have = {plan.number for _, plan in shown}
         self._add_forms(connection, [(plan, plan.number) for plan in plans if plan.number not in have])
 
     def _complete_compendium(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> None:
@@ -218,6 +216,11 @@ class OrderTable:
         ]
         columns = ("date", "encounter", "form_id", "pid", "user", "groupname")
         insert_rows(connection, "forms", columns, forms, constants=_FORM)
+
+
+def _own_forms(connection: sa.Connection, order_ids: Iterable[int]) -> Sequence[tuple[int, int]]:
+    """Return the ids of orders' own rows in forms, each with its procedure_order_id; read without a lock."""
+    return [(int(form_id), int(order_id)) for form_id, order_id in select_in(connection, _OWN_FORMS, order_ids)]
 
 
 def order_parents(payload: DiagnosticOrderV1 | MedicationOrderV1) -> tuple[EntityKey, ...]:

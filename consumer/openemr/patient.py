@@ -68,7 +68,8 @@ class PatientTable:
     def update(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> None:
         """Update patients by pid."""
         rows = [(plan.number, *plan.columns.values) for plan in plans]
-        update_rows(connection, self.table, ("pid",), self._shape.columns, rows, constants=self._update_constants)
+        sets = self._update_constants
+        update_rows(connection, self.table, ("pid",), self._shape.columns, rows, constants=sets, index="pid")
 
     def delete(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> Mapping[int, Kept | Held]:
         """Keep the charts, and take the external ids out of use; or, if the operator chose so, remove empty charts."""
