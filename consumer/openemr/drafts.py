@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -35,7 +36,8 @@ class Field:
 class RowDraft:
     """The columns of one entity: its own row's, and for a diagnostic order its line's.
 
-    dated: local time for the forms row; detail: remarks.
+    dated: local time for the forms row; detail: remarks; content_hash: of what OpenEMR's row is to hold, so that
+    another spelling of the same payload is no change.
     """
 
     kind: str
@@ -44,6 +46,12 @@ class RowDraft:
     line: Sequence[Any] = ()
     dated: dt.datetime | None = None
     detail: str | None = None
+    content_hash: bytes = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        """Take the digest once; it is asked for up to three times."""
+        content = repr((self.kind, self.values, self.line, self.dated, self.parents))
+        object.__setattr__(self, "content_hash", hashlib.blake2b(content.encode(), digest_size=16).digest())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ def changed_columns(
             if old is None:
                 continue
             differing = zip(one.columns, old, one.values(plan), strict=True)
-            names_changed += [name for name, was, becomes in differing if not _same(was, becomes)]
+            names_changed += [name for name, was, becomes in differing if was != becomes and not _same(was, becomes)]
     return changed
 
 
@@ -111,8 +111,6 @@ _CONSTANTS: Final = {"account": "USER()", "written_at": "UTC_TIMESTAMP(6)"}
 
 
 def _same(was: Any, becomes: Any) -> bool:
-    if was == becomes:
-        return True
     if was is None or becomes is None:
         return False
     # Before 7.0.0 some instants are kept as days, and a route as a number.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
@@ -243,10 +242,7 @@ def _uuid(change: Change) -> bytes:
 
 
 def _content_hash(change: Change) -> bytes:
-    """Give a digest of what OpenEMR's row is to hold, so that another spelling of the same payload is no change."""
-    draft = _draft(change)
-    content = (draft.kind, draft.values, draft.line, draft.dated, draft.parents)
-    return hashlib.blake2b(repr(content).encode(), digest_size=16).digest()
+    return _draft(change).content_hash
 
 
 def _unchanged(change: Change) -> bool:
