@@ -20,6 +20,7 @@ from connectors.outbox import EntityType, Operation, TargetSystem
 from consumer.apply import apply_events
 from consumer.bootstrap import tune_memory
 from consumer.openemr import installation, ledger_schema, session
+from consumer.openemr.site import SiteChoices
 from consumer.openemr.target import OpenEmrTarget
 from producer_app.outbox import new_outbox_id
 from tests.chain import OPENEMR_VERSION
@@ -137,8 +138,7 @@ def apply_rate(place: Scratch, events: int, first_number: int) -> float:
         session.create_engine(place.url),
         ledger_schema=place.ledger,
         group_id="bench",
-        username="emrsync",
-        time_zone=None,
+        choices=SiteChoices("emrsync"),
     )
     batches = [_events(start, first_number) for start in range(0, events, BATCH)]
     tune_memory()

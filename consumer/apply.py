@@ -16,6 +16,7 @@ from consumer.ports import (
     Change,
     Draft,
     Mapped,
+    OutdatedError,
     RaceError,
     RefusedError,
     Settlement,
@@ -28,6 +29,9 @@ from consumer.prepare import Prepared, prepare
 
 RACES_MAX: Final = 5
 """Repetitions after races lost to another member; each loser sees the winner's rows at the next try."""
+
+DRAFTS_MAX: Final = 3
+"""Times that a batch is drafted: OpenEMR's upgrade scripts change a table in several statements."""
 
 # Parents before children.
 _RANK: Final[Mapping[EntityType, int]] = {EntityType.PATIENT: 0, EntityType.ENCOUNTER: 1, EntityType.ORDER: 2}
@@ -59,9 +63,17 @@ def apply_events(
     Raises:
         TransientError: nothing more was decided; what was committed before is settled as duplicate next time.
     """
-    prepared = sorted((prepare(target, event) for event in events), key=_order)
-    outcomes: dict[int, Outcome] = {}
-    _apply_or_split(target, list(enumerate(prepared)), positions, outcomes)
+    for drafts in range(1, DRAFTS_MAX + 1):
+        prepared = sorted((prepare(target, event) for event in events), key=_order)
+        outcomes: dict[int, Outcome] = {}
+        try:
+            _apply_or_split(target, list(enumerate(prepared)), positions, outcomes)
+        except OutdatedError:
+            # What was committed before is settled as duplicate now.
+            if drafts == DRAFTS_MAX:
+                raise
+            continue
+        break
     settled_at = clock()
     return [Settlement(one.event, outcomes[index], settled_at) for index, one in enumerate(prepared)]
 

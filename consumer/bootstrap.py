@@ -25,6 +25,7 @@ from consumer.kafka import KafkaEventStream
 from consumer.loop import ConsumerLoop, LoopLimits
 from consumer.openemr import session
 from consumer.openemr.ledger_schema import checked_schema
+from consumer.openemr.site import SiteChoices
 from consumer.openemr.target import OpenEmrTarget
 from consumer.outbox_marker import SqlOutboxMarker
 from consumer.ports import TransientError
@@ -122,8 +123,13 @@ def open_target(settings: SettlingSettings) -> OpenEmrTarget:
         session.create_engine(settings.openemr_url.get_secret_value()),
         ledger_schema=checked_schema(settings.ledger_schema),
         group_id=settings.consumer_group,
-        username=settings.openemr_username,
-        time_zone=settings.openemr_time_zone,
+        choices=SiteChoices(
+            username=settings.openemr_username,
+            time_zone=settings.openemr_time_zone,
+            facility=settings.openemr_facility,
+            fallbacks=settings.openemr_fallbacks,
+            patient_removal=settings.openemr_patient_deletes == "remove",
+        ),
     )
 
 

@@ -38,6 +38,15 @@ class SettlingSettings(Settings):
     openemr_time_zone: str | None = None
     """IANA zone of the site, when OpenEMR's own global gbl_time_zone is not set."""
 
+    openemr_facility: Word | None = None
+    """Name of the facility of encounters that name none; OpenEMR's primary one when unset."""
+
+    openemr_fallbacks: dict[str, str] = Field(default_factory=dict)
+    """By coded field, the option id to write for a value that the site has no option for; JSON."""
+
+    openemr_patient_deletes: Literal["keep", "remove"] = "keep"
+    """What a patient's delete does: keep the chart, or remove the patient on whom nothing hangs."""
+
     log_format: Literal["console", "json"] = "json"
     """How log lines look on standard error."""
 

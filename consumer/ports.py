@@ -22,6 +22,10 @@ class MisconfiguredError(Exception):
     """A system is there but cannot be used as it is set up; a person must act, so the process ends."""
 
 
+class OutdatedError(TransientError):
+    """The target is not as it was when the drafts were made; it has looked again, and new drafts may succeed."""
+
+
 class RefusedError(Exception):
     """The target refused a whole transaction, which is rolled back; failure tells why if one event did it."""
 

@@ -33,6 +33,8 @@ SECTIONS: Final = (
     Section("app", "operations.app_commands", "The sample clinic application."),
     Section("status", "operations.status_command", "How much is where, and how far behind.", group=False),
     Section("where", "operations.where_command", "The whole way of one record.", group=False),
+    Section("verify", "operations.verify_command", "Whether OpenEMR shows what was synced.", group=False),
+    Section("conflict", "operations.conflict_commands", "Records that clerks have merged or deleted."),
     Section("demo", "operations.demo_command", "All of it, on real servers and simulated patients.", group=False),
 )
 

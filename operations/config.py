@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import Mapping
-from typing import Self
+from typing import Literal, Self
 
 import pydantic
 import sqlalchemy as sa
@@ -53,6 +53,7 @@ class OperationsSettings(Settings):
     kafka_partitions: int = pydantic.Field(default=PARTITIONS, ge=1, le=1_000)
     kafka_replication_factor: int = pydantic.Field(default=BROKER_DEFAULT, ge=-1)
     kafka_min_insync_replicas: int = pydantic.Field(default=1, ge=1)
+    openemr_patient_deletes: Literal["keep", "remove"] = "keep"
     ledger_schema: str = pydantic.Field(default="emr_sync", pattern=r"^[a-z][a-z0-9_]{0,47}$")  # stands in SQL
     connect_url: str | None = None
     connector_name: str = CONNECTOR_NAME

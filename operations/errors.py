@@ -19,3 +19,7 @@ class KafkaRefusedError(OperationError):
 
 class DeadLetterError(OperationError):
     """A dead letter is not there, or nothing more can be decided about it."""
+
+
+class UnsettledError(OperationError):
+    """A conflict cannot be settled as asked for; nothing was changed."""

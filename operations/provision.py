@@ -129,7 +129,12 @@ def _openemr(settings: OperationsSettings, choices: Choices, report: Report) -> 
     writer = _login(settings, "openemr_url")
     with _step("OpenEMR writer account", report):
         consumer.openemr.account.apply(
-            url, user=writer.user, password=writer.password, database=database, ledger_schema=settings.ledger_schema
+            url,
+            user=writer.user,
+            password=writer.password,
+            database=database,
+            ledger_schema=settings.ledger_schema,
+            patient_removal=settings.openemr_patient_deletes == "remove",
         )
 
 

@@ -30,6 +30,11 @@ _WAITING: Final = """
     SELECT outbox_id, entity_type, seq, parent_type, parent_id, since
     FROM {schema}.waiting_event WHERE entity_id = :entity_id AND entity_type IN :types ORDER BY seq LIMIT :rows_max
 """
+_TRAIL: Final = """
+    SELECT outbox_id, entity_type, action, LOWER(HEX(hash_before)) AS hash_before, LOWER(HEX(hash_after)) AS hash_after,
+      changed, author, account, written_at
+    FROM {schema}.trail WHERE entity_id = :entity_id AND entity_type IN :types ORDER BY trail_id LIMIT :rows_max
+"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,6 +94,21 @@ class AppliedEvent:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class TrailEntry:
+    """One write of the entity's row in OpenEMR; changed names columns, and is None where all or none were written."""
+
+    outbox_id: uuid.UUID | None
+    entity_type: EntityType
+    action: str
+    hash_before: str | None
+    hash_after: str | None
+    changed: str | None
+    author: str
+    account: str
+    written_at: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class WaitingEvent:
     """One event that waits for its parent."""
 
@@ -115,6 +135,7 @@ class Ledger:
     mapped: tuple[Mapped, ...]
     applied: tuple[AppliedEvent, ...]
     waiting: tuple[WaitingEvent, ...]
+    trail: tuple[TrailEntry, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -189,6 +210,7 @@ def _ledger(settings: OperationsSettings, entity_id: str, types: tuple[EntityTyp
             mapped=tuple(Mapped(**row) for row in rows(_MAPPED)),
             applied=tuple(AppliedEvent(**row) for row in rows(_APPLIED)),
             waiting=tuple(WaitingEvent(**row) for row in rows(_WAITING)),
+            trail=tuple(TrailEntry(**row) for row in rows(_TRAIL)),
         )
 
 

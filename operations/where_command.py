@@ -84,6 +84,8 @@ def print_way(way: Way) -> None:
             (one.seq, one.operation, one.target_system, one.outcome, one.detail, one.applied_at)
             for one in way.ledger.applied
         ]
+        written = [(one.action, one.changed, one.author, one.account, one.written_at) for one in way.ledger.trail]
+        _table(console, "written into OpenEMR", ("action", "columns changed", "author", "account", "written"), written)
         _table(console, "events in the ledger", ("seq", "operation", "target", "outcome", "detail", "applied"), applied)
 
 

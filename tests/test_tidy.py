@@ -186,11 +186,11 @@ def test_files_are_small() -> None:
 
 
 def test_decisions_are_numbered_and_have_their_sections() -> None:
-    """A decision without alternatives is none."""
+    """A decision without alternatives is none; branches take numbers from ranges of their own, and may leave some."""
     decisions = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 
     numbers = [int(path.name[:4]) for path in decisions]
-    assert list(range(1, len(decisions) + 1)) == numbers
+    assert sorted(set(numbers)) == numbers
     for path in decisions:
         sections = re.findall(r"^## (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
         assert DECISION_SECTIONS == tuple(sections), shown(path)

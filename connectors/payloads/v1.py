@@ -41,7 +41,7 @@ class AddressV1(Payload):
 
 
 class PatientV1(Payload):
-    """A patient; marital_status, language, race and ethnicity are OpenEMR option ids."""
+    """A patient; marital_status, language, race, ethnicity: OpenEMR option ids or titles, or codes of the consumer."""
 
     patient_id: EntityId
     family_name: Line
@@ -131,7 +131,7 @@ class DiagnosticOrderV1(_OrderV1):
 
 
 class MedicationOrderV1(_OrderV1):
-    """A prescription; route and form are OpenEMR option ids."""
+    """A prescription; route, form and unit are OpenEMR option ids or titles, or words that the consumer knows."""
 
     kind: Literal["medication"]
     drug: Line
@@ -141,6 +141,7 @@ class MedicationOrderV1(_OrderV1):
     refills: Annotated[int, Field(ge=0, le=1_000)] | None = None
     route: NumberOrLine | None = None
     form: NumberOrLine | None = None
+    unit: NumberOrLine | None = None
     start_date: dt.date | None = None
     end_date: dt.date | None = None
 

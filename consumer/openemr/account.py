@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import sqlalchemy as sa
 
+from consumer.openemr.chart import CHART_TABLES
 from consumer.openemr.ledger_schema import SCHEMA, checked_schema
 
 # DELETE only where a delete of the application removes a row: encounters that nothing hangs on.
@@ -40,14 +42,23 @@ _LEDGER: Final = {
     "waiting_event": "SELECT, INSERT, UPDATE, DELETE",
     "id_block": "SELECT, UPDATE",
     "dead_letter_action": "SELECT, INSERT",
+    "trail": "SELECT, INSERT",
 }
 
 
 def apply(
-    admin_url: str, *, user: str, password: str, database: str = "openemr", ledger_schema: str = SCHEMA, host: str = "%"
+    admin_url: str,
+    *,
+    user: str,
+    password: str,
+    database: str = "openemr",
+    ledger_schema: str = SCHEMA,
+    host: str = "%",
+    patient_removal: bool = False,
 ) -> None:
     """Create the account or reset its password, and grant what it needs; harmless when repeated.
 
+    patient_removal: also what the removal of patients needs: DELETE of them, and to read what may hang on them.
     Both schemas must be there, since the grants name their tables.
 
     admin_url is a SQLAlchemy URL of an account with GRANT OPTION. Host '%' lets it come from any address; narrow it.
@@ -64,11 +75,23 @@ def apply(
             for table, verbs in (*_WRITTEN.items(), *((table, "SELECT") for table in _READ)):
                 name = preparer.quote_identifier(table)
                 connection.exec_driver_sql(f"GRANT {verbs} ON {place}.{name} TO {account}", (user, host))
+            if patient_removal:
+                connection.exec_driver_sql(f"GRANT DELETE ON {place}.patient_data TO {account}", (user, host))
+                for table in _chart_tables(connection, database):
+                    connection.exec_driver_sql(f"GRANT SELECT ON {place}.{table} TO {account}", (user, host))
             # Table by table: in a grant on a whole schema the _ of its name stands for any character.
             for table, verbs in _LEDGER.items():
                 connection.exec_driver_sql(f"GRANT {verbs} ON {ledger}.{table} TO {account}", (user, host))
     finally:
         engine.dispose()
+
+
+def _chart_tables(connection: sa.Connection, database: str) -> Sequence[str]:
+    rows = connection.exec_driver_sql(
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = %s AND table_name IN %s",
+        (database, tuple(CHART_TABLES)),
+    )
+    return [str(row[0]) for row in rows]
 
 
 def written_tables() -> frozenset[str]:

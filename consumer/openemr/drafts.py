@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from connectors.events import EntityKey
+from consumer.openemr.codes import FieldError
 from consumer.openemr.site import Site, Width
 from consumer.outcome import ErrorClass
 
@@ -18,14 +20,6 @@ DATE_MIN: Final = dt.date(1000, 1, 1)
 
 EXTERNAL_ID_CHARACTERS_MAX: Final = 20
 """Width of every external_id; the column is a courtesy to people, the entity map is the key."""
-
-
-class FieldError(Exception):
-    """This site cannot hold a field; the message names it and the reason."""
-
-    def __init__(self, error_class: ErrorClass, message: str) -> None:
-        self.error_class = error_class
-        super().__init__(message)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,7 +36,8 @@ class Field:
 class RowDraft:
     """The columns of one entity: its own row's, and for a diagnostic order its line's.
 
-    dated: local time for the forms row; detail: remarks.
+    dated: local time for the forms row; detail: remarks; content_hash: of what OpenEMR's row is to hold, so that
+    another spelling of the same payload is no change.
     """
 
     kind: str
@@ -51,6 +46,12 @@ class RowDraft:
     line: Sequence[Any] = ()
     dated: dt.datetime | None = None
     detail: str | None = None
+    content_hash: bytes = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        """Take the digest once; it is asked for up to three times."""
+        content = repr((self.kind, self.values, self.line, self.dated, self.parents))
+        object.__setattr__(self, "content_hash", hashlib.blake2b(content.encode(), digest_size=16).digest())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,22 +60,24 @@ class Shape:
 
     table: str
     columns: tuple[str, ...]
-    _readers: tuple[tuple[str, Read, Any, int, bool], ...]
+    _readers: tuple[tuple[str, Read, Any, int, bool, Width | None], ...]
     _without_column: tuple[tuple[str, Read], ...]
 
     def values(self, payload: Any) -> tuple[Any, ...]:
         """Read the values.
 
         Raises:
-            FieldError: a value is longer than its column, or a reader refused it.
+            FieldError: a value is longer than its column or has a character that it cannot hold, or a reader refused.
         """
         values = []
-        for name, read, absent, limit, in_bytes in self._readers:
+        for name, read, absent, limit, in_bytes, narrow in self._readers:
             value = read(payload)
             if value is None:
                 value = absent
             elif limit and len(value.encode() if in_bytes else value) > limit:
                 raise self._too_long(name, value, limit, in_bytes=in_bytes)
+            elif narrow is not None and not narrow.holds(value):
+                raise self._no_character(name, narrow)
             values.append(value)
         return tuple(values)
 
@@ -83,18 +86,26 @@ class Shape:
         left_out = [name for name, read in self._without_column if read(payload) is not None]
         return f"{', '.join(left_out)}: this version of OpenEMR has no column for it" if left_out else None
 
+    def _no_character(self, name: str, narrow: Width) -> FieldError:
+        place = f"{self.table}.{self._column_of(name)}"
+        message = f"{name}: has a character that OpenEMR's {place} cannot hold (character set {narrow.charset})"
+        return FieldError(ErrorClass.REFUSED, message)
+
+    def _column_of(self, name: str) -> str:
+        return self.columns[[reader[0] for reader in self._readers].index(name)]
+
     def _too_long(self, name: str, value: str, limit: int, *, in_bytes: bool) -> FieldError:
-        column = self.columns[[reader[0] for reader in self._readers].index(name)]
+        column = self._column_of(name)
         size = f"{len(value.encode())} bytes" if in_bytes else f"{len(value)} characters"
         message = f"{name}: has {size}, OpenEMR's {self.table}.{column} holds {limit}"
         return FieldError(ErrorClass.TOO_LONG, message)
 
 
 def shape(site: Site, table: str, fields: Sequence[Field]) -> Shape:
-    """Keep the fields whose column this version has, and take the widths from its schema."""
+    """Keep the fields whose column this version has, and take widths and character sets from its schema."""
     have = site.columns[table]
     columns: list[str] = []
-    readers: list[tuple[str, Read, Any, int, bool]] = []
+    readers: list[tuple[str, Read, Any, int, bool, Width | None]] = []
     without: list[tuple[str, Read]] = []
     for field in fields:
         column = next((name for name in field.columns if name in have), None)
@@ -102,37 +113,12 @@ def shape(site: Site, table: str, fields: Sequence[Field]) -> Shape:
             without.append((field.name, field.read))
             continue
         width = have[column] or Width(0, in_bytes=False)
+        narrow = None if width.charset == "utf8mb4" else width
         columns.append(column)
-        readers.append((field.name, field.read, field.absent, width.limit, width.in_bytes))
+        readers.append((field.name, field.read, field.absent, width.limit, width.in_bytes, narrow))
     carried = {reader[0] for reader in readers}
     left_out = tuple((name, read) for name, read in without if name not in carried)
     return Shape(table, tuple(columns), tuple(readers), left_out)
-
-
-def option(site: Site, list_id: str, name: str, value: str) -> str:
-    """Return an option id as the list spells it.
-
-    Raises:
-        FieldError: this site's list has no such option.
-    """
-    options = site.options[list_id]
-    if value in options:
-        return value
-    # The one option whose spelling differs between versions and, on upgraded sites, between lists.
-    for other in _DECLINED:
-        if value in _DECLINED and other in options:
-            return other
-    message = f"{name}: is no option of OpenEMR's list {list_id}"
-    raise FieldError(ErrorClass.UNKNOWN_OPTION, message)
-
-
-_DECLINED: Final = ("decline_to_specify", "declne_to_specfy")
-
-
-def first_option(site: Site, list_id: str, candidates: Sequence[str]) -> str:
-    """Return the first candidate that the site's list has, or the last one when it has none of them."""
-    options = site.options[list_id]
-    return next((candidate for candidate in candidates if candidate in options), candidates[-1])
 
 
 def checked_date(name: str, value: dt.date | None) -> dt.date | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
@@ -11,13 +11,12 @@ import sqlalchemy as sa
 from connectors.events import EntityKey
 from connectors.outbox import EntityType
 from connectors.payloads import EncounterV1
+from consumer.openemr.codes import CLASS_CODE, FieldError
 from consumer.openemr.drafts import (
     Field,
-    FieldError,
     RowDraft,
     external_id,
     local_time,
-    option,
     provider,
     remarks,
     shape,
@@ -26,12 +25,15 @@ from consumer.openemr.identifiers import Numbers
 from consumer.openemr.rows import Kept, RowPlan, Written, ids_by_uuid
 from consumer.openemr.site import Site
 from consumer.openemr.statements import insert_rows, select_in, update_rows
+from consumer.openemr.trail import Compared
 from consumer.outcome import ErrorClass
 
 KIND: Final = "encounter"
 
 CATEGORY_DEFAULT: Final = 5
 """Office visit, form_encounter.pc_catid's own default."""
+
+_CODED: Final = ((CLASS_CODE, attrgetter("class_code"), False),)
 
 _FORM: Final = {
     "form_name": "'New Patient Encounter'",
@@ -43,7 +45,7 @@ _FORM: Final = {
 
 # Rows of a clinician's work in an encounter: where any is left, the encounter is hidden and not removed.
 _HANGING: Final = """
-SELECT e.id, e.pid, e.encounter,
+SELECT e.id, e.encounter,
   EXISTS (SELECT 1 FROM forms f WHERE f.pid = e.pid AND f.encounter = e.encounter AND f.deleted = 0
           AND f.formdir <> 'newpatient')
   OR EXISTS (SELECT 1 FROM procedure_order o
@@ -53,8 +55,11 @@ SELECT e.id, e.pid, e.encounter,
   OR EXISTS (SELECT 1 FROM issue_encounter i WHERE i.pid = e.pid AND i.encounter = e.encounter) AS hanging
 FROM form_encounter e WHERE e.id IN %s
 """
-_FORM_KEYS: Final = ("pid", "encounter", "form_id")
-_OWN_FORM: Final = "t.formdir = 'newpatient'"
+_OWN_FORMS: Final = """
+SELECT f.id, f.form_id FROM form_encounter e
+JOIN forms f ON f.form_id = e.id AND f.pid = e.pid AND f.encounter = e.encounter AND f.formdir = 'newpatient'
+WHERE e.id IN %s ORDER BY f.id
+"""
 _HIDDEN: Final = "other rows hang on the encounter in OpenEMR: hidden from the visit list, not removed"
 
 
@@ -67,6 +72,11 @@ class EncounterTable:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._shape = shape(site, "form_encounter", _fields(site))
+        self.compared = (
+            Compared(
+                self.table, self.id_column, self._shape.columns, attrgetter("row_id"), lambda plan: plan.columns.values
+            ),
+        )
 
     def draft(self, payload: EncounterV1) -> RowDraft:
         """Turn a payload into columns; raises FieldError."""
@@ -78,7 +88,12 @@ class EncounterTable:
             self._shape.values(payload),
             (EntityKey(EntityType.PATIENT, payload.patient_id),),
             dated=local_time(self._site, "started_at", payload.started_at),
-            detail=remarks(unknown_provider, unknown_facility, self._shape.remark(payload)),
+            detail=remarks(
+                unknown_provider,
+                unknown_facility,
+                self._site.codes.remark(_CODED, payload),
+                self._shape.remark(payload),
+            ),
         )
 
     def insert(self, connection: sa.Connection, plans: Sequence[RowPlan], numbers: Numbers) -> Sequence[Written]:
@@ -100,24 +115,28 @@ class EncounterTable:
         """Update encounters by form_encounter.id, and bring hidden ones back."""
         rows = [(plan.row_id, *plan.columns.values) for plan in plans]
         update_rows(connection, self.table, ("id",), self._shape.columns, rows)
-        forms = [(plan.pid, plan.number, plan.row_id, plan.columns.dated) for plan in plans]
-        shown = {"deleted": "0"}
-        update_rows(connection, "forms", _FORM_KEYS, ("date",), forms, constants=shown, condition=_OWN_FORM)
+        dated = {plan.row_id: plan.columns.dated for plan in plans}
+        forms = [(form_id, dated[row_id]) for form_id, row_id in _own_forms(connection, dated)]
+        update_rows(connection, "forms", ("id",), ("date",), forms, constants={"deleted": "0"})
 
     def delete(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> Mapping[int, Kept]:
         """Remove encounters, or only hide those that a clinician's work hangs on; return these by number."""
         found = select_in(connection, _HANGING, [plan.row_id for plan in plans])
-        hidden = [(pid, number, row_id) for row_id, pid, number, hanging in found if hanging]
-        update_rows(connection, "forms", _FORM_KEYS, (), hidden, constants={"deleted": "1"}, condition=_OWN_FORM)
-        removed = [(pid, number, row_id) for row_id, pid, number, hanging in found if not hanging]
+        hidden = {row_id: number for row_id, number, hanging in found if hanging}
+        forms = [(form_id,) for form_id, _ in _own_forms(connection, hidden)]
+        update_rows(connection, "forms", ("id",), (), forms, constants={"deleted": "1"})
+        removed = tuple(row_id for row_id, _, hanging in found if not hanging)
         if removed:
-            connection.exec_driver_sql(
-                "DELETE FROM forms WHERE formdir = 'newpatient' AND (pid, encounter, form_id) IN %s", (tuple(removed),)
-            )
-            connection.exec_driver_sql(
-                "DELETE FROM form_encounter WHERE id IN %s", (tuple(row_id for _, _, row_id in removed),)
-            )
-        return {number: Kept(_HIDDEN) for _, number, _ in hidden}
+            gone = tuple(form_id for form_id, _ in _own_forms(connection, removed))
+            if gone:
+                connection.exec_driver_sql("DELETE FROM forms WHERE id IN %s", (gone,))
+            connection.exec_driver_sql("DELETE FROM form_encounter WHERE id IN %s", (removed,))
+        return {number: Kept(_HIDDEN) for number in hidden.values()}
+
+
+def _own_forms(connection: sa.Connection, row_ids: Iterable[int | None]) -> Sequence[tuple[int, int]]:
+    """Return the ids of encounters' own rows in forms, each with its form_encounter.id; read without a lock."""
+    return [(int(form_id), int(row_id)) for form_id, row_id in select_in(connection, _OWN_FORMS, row_ids)]
 
 
 _UNKNOWN_FACILITY: Final = "facility_name: no facility of OpenEMR has it; written as text only"
@@ -135,7 +154,7 @@ def _fields(site: Site) -> Sequence[Field]:
         return site.default_facility_id if name is None else site.facilities.get(name, 0)
 
     def class_code(encounter: EncounterV1) -> str:
-        return option(site, "_ActEncounterCode", "class_code", encounter.class_code)
+        return site.codes.option(CLASS_CODE, encounter.class_code)
 
     def at(name: str) -> Any:
         read = attrgetter(name)

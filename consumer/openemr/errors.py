@@ -10,7 +10,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from consumer.outcome import ErrorClass, Failed
-from consumer.ports import MisconfiguredError, RaceError, RefusedError, TransientError
+from consumer.ports import MisconfiguredError, OutdatedError, RaceError, RefusedError, TransientError
 
 # Numbers of MariaDB's and MySQL's error catalogues, and of the client's.
 _TRANSIENT: Final = {
@@ -72,7 +72,7 @@ _MISCONFIGURED: Final = {
     1044: "the account may not use the database",
     1045: "the account or its password is refused",
     1049: "there is no such database",
-    1054: "a column is not there: the schema changed, start again",
+    1054: "a column is not there: the schema is another one than at the start",
     1129: "this host is blocked after many broken connections: mariadb-admin flush-hosts frees it",
     1130: "this host may not connect",
     1142: "the account lacks a right: run emrsync provision",
@@ -81,6 +81,7 @@ _MISCONFIGURED: Final = {
     1698: "the account or its password is refused",
 }
 _DUPLICATE: Final = 1062
+_NO_SUCH_COLUMN: Final = 1054
 _OUR_MISTAKE: Final = -1  # the driver refused the statement itself, and has no number for it
 
 # Numbers that OpenEMR's own code may take at the same moment; the next try takes others.
@@ -104,7 +105,7 @@ def translated(ledger_schema: str) -> Iterator[None]:
     """Raise what the use cases know instead of the driver's errors; the cause is cut off, since it holds values.
 
     Raises:
-        TransientError, RaceError, RefusedError, MisconfiguredError.
+        TransientError, RaceError, RefusedError, OutdatedError, MisconfiguredError.
     """
     try:
         yield
@@ -133,7 +134,8 @@ def _meaning(error: sa.exc.DBAPIError, ledger_schema: str) -> Exception:
             return RaceError(f"{where}: another writer was first", failure)
         return RefusedError(failure.error_class, failure.message)
     reason = _MISCONFIGURED.get(number, f"a statement on {table} was refused")
-    return MisconfiguredError(f"OpenEMR's database: {reason} (database error {number})")
+    kind = OutdatedError if number == _NO_SUCH_COLUMN else MisconfiguredError
+    return kind(f"OpenEMR's database: {reason} (database error {number})")
 
 
 def _table(statement: str | None) -> str:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from connectors.events import EntityKey, Event
 from connectors.outbox import EntityType, Operation, TargetSystem
 from consumer.openemr.statements import Row, insert_rows, select_in
+from consumer.openemr.trail import TrailEntry, write_trail
 from consumer.outcome import Applied, Stale, Waiting
 from consumer.ports import Mapped, StreamPosition
 
@@ -123,6 +124,10 @@ class Ledger:
             constants={"updated_at": _NOW},
             suffix="ON DUPLICATE KEY UPDATE next_offset = VALUES(next_offset), updated_at = VALUES(updated_at)",
         )
+
+    def record_trail(self, connection: sa.Connection, entries: Sequence[TrailEntry], author: str) -> None:
+        """Append to the trail, in the transaction of what it tells."""
+        write_trail(connection, self._schema, entries, author)
 
     def park(self, connection: sa.Connection, waiting: Sequence[tuple[Event, Waiting]]) -> None:
         """Keep events, payload and all, until their parent comes."""

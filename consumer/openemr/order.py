@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
@@ -11,40 +11,23 @@ import sqlalchemy as sa
 from connectors.events import EntityKey
 from connectors.outbox import EntityType
 from connectors.payloads import DiagnosticOrderV1, MedicationOrderV1
+from consumer.openemr import codes
 from consumer.openemr.drafts import (
     Field,
     RowDraft,
     external_id,
-    first_option,
     local_time,
     provider,
+    remarks,
     shape,
 )
 from consumer.openemr.identifiers import Numbers
 from consumer.openemr.rows import Kept, RowPlan, Written, ids_by_uuid
 from consumer.openemr.site import Site
 from consumer.openemr.statements import insert_rows, select_in, update_rows
+from consumer.openemr.trail import Compared
 
 KIND: Final = "order"
-
-STATUS: Final = {
-    "draft": "draft",
-    "active": "pending",
-    "on-hold": "on-hold",
-    "completed": "complete",
-    "revoked": "canceled",
-}
-"""order_status by payload status; OpenEMR's FHIR API reads all of them back as the payload says."""
-
-PRIORITIES: Final = {
-    "routine": ("routine", "normal"),
-    "urgent": ("urgent", "high"),
-    "asap": ("asap", "high"),
-    "stat": ("stat", "high"),
-}
-"""order_priority by payload priority: the list's own word from 7.0.4 on, the nearest one before."""
-
-ORDER_TYPES: Final = {"laboratory": "laboratory_test", "imaging": "imaging", "procedure": "procedure"}
 
 CODE_TYPES: Final = {
     "http://loinc.org": "LOINC",
@@ -54,6 +37,14 @@ CODE_TYPES: Final = {
     "http://hl7.org/fhir/sid/cvx": "CVX",
 }
 """OpenEMR's code types by FHIR URI; any other system is taken as the code type itself."""
+
+PRIORITY_DEFAULT: Final = "routine"
+
+_CODED: Final = (
+    (codes.PRIORITY, attrgetter("priority"), False),
+    (codes.STATUS, attrgetter("status"), False),
+    (codes.KIND, attrgetter("kind"), False),
+)
 
 COMPENDIUM_NAME_CHARACTERS_MAX: Final = 63
 
@@ -67,7 +58,7 @@ _FORM: Final = {
     "deleted": "0",
     "therapy_group_id": "NULL",
 }
-_OWN_FORM: Final = "t.formdir = 'procedure_order'"
+_OWN_FORMS: Final = "SELECT id, form_id FROM forms WHERE form_id IN %s AND formdir = 'procedure_order' ORDER BY id"
 
 
 class OrderTable:
@@ -83,7 +74,24 @@ class OrderTable:
         self._adding: sa.RootTransaction | sa.NestedTransaction | None = None
         self._added_codes: set[str] = set()
         self._shape = shape(site, "procedure_order", _order_fields(site))
-        self._line = shape(site, "procedure_order_code", _line_fields())
+        self._line = shape(site, "procedure_order_code", _line_fields(site))
+        self.compared = (
+            Compared(
+                self.table,
+                self.id_column,
+                ("encounter_id", *self._shape.columns),
+                attrgetter("number"),
+                lambda plan: (plan.visit, *plan.columns.values),
+            ),
+            Compared(
+                "procedure_order_code",
+                "procedure_order_id",
+                self._line.columns,
+                attrgetter("number"),
+                lambda plan: plan.columns.line,
+                condition="procedure_order_seq = 1",
+            ),
+        )
         self._code_index = self._line.columns.index("procedure_code")
         self._name_index = self._line.columns.index("procedure_name")
 
@@ -95,7 +103,7 @@ class OrderTable:
             order_parents(payload),
             line=self._line.values(payload),
             dated=local_time(self._site, "ordered_at", payload.ordered_at),
-            detail=provider(self._site, payload.provider_npi)[1],
+            detail=remarks(provider(self._site, payload.provider_npi)[1], self._site.codes.remark(_CODED, payload)),
         )
 
     def insert(self, connection: sa.Connection, plans: Sequence[RowPlan], _numbers: Numbers) -> Sequence[Written]:
@@ -122,9 +130,8 @@ class OrderTable:
     def delete(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> Mapping[int, Kept]:
         """Take orders out of screens and FHIR as OpenEMR's own delete does; the rows stay."""
         ids = tuple(plan.number for plan in plans)
-        connection.exec_driver_sql(
-            "UPDATE forms SET deleted = 1 WHERE form_id IN %s AND formdir = 'procedure_order'", (ids,)
-        )
+        forms = [(form_id,) for form_id, _ in _own_forms(connection, ids)]
+        update_rows(connection, "forms", ("id",), (), forms, constants={"deleted": "1"})
         connection.exec_driver_sql("UPDATE procedure_order SET activity = 0 WHERE procedure_order_id IN %s", (ids,))
         return dict.fromkeys(ids, Kept())
 
@@ -142,12 +149,11 @@ class OrderTable:
 
     def _update_forms(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> None:
         """Show the orders in the encounters they name now, and in none if they name none."""
-        sql = "SELECT form_id FROM forms WHERE form_id IN %s AND formdir = 'procedure_order'"
-        have = {int(row[0]) for row in select_in(connection, sql, [plan.number for plan in plans])}
-        forms = [
-            (plan.number, plan.visit, plan.columns.dated, int(not plan.visit)) for plan in plans if plan.number in have
-        ]
-        update_rows(connection, "forms", ("form_id",), ("encounter", "date", "deleted"), forms, condition=_OWN_FORM)
+        by_number = {plan.number: plan for plan in plans}
+        shown = [(form_id, by_number[number]) for form_id, number in _own_forms(connection, by_number)]
+        forms = [(form_id, plan.visit, plan.columns.dated, int(not plan.visit)) for form_id, plan in shown]
+        update_rows(connection, "forms", ("id",), ("encounter", "date", "deleted"), forms)
+        have = {plan.number for _, plan in shown}
         self._add_forms(connection, [(plan, plan.number) for plan in plans if plan.number not in have])
 
     def _complete_compendium(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> None:
@@ -212,6 +218,11 @@ class OrderTable:
         insert_rows(connection, "forms", columns, forms, constants=_FORM)
 
 
+def _own_forms(connection: sa.Connection, order_ids: Iterable[int]) -> Sequence[tuple[int, int]]:
+    """Return the ids of orders' own rows in forms, each with its procedure_order_id; read without a lock."""
+    return [(int(form_id), int(order_id)) for form_id, order_id in select_in(connection, _OWN_FORMS, order_ids)]
+
+
 def order_parents(payload: DiagnosticOrderV1 | MedicationOrderV1) -> tuple[EntityKey, ...]:
     """Return the patient, and the encounter if one is named."""
     patient = EntityKey(EntityType.PATIENT, payload.patient_id)
@@ -240,7 +251,7 @@ def _label(name: str) -> str:
 
 def _order_fields(site: Site) -> Sequence[Field]:
     def priority(order: DiagnosticOrderV1) -> str:
-        return first_option(site, "ord_priority", PRIORITIES[order.priority or "routine"])
+        return site.codes.option(codes.PRIORITY, order.priority or PRIORITY_DEFAULT)
 
     def at(order: DiagnosticOrderV1) -> Any:
         return local_time(site, "ordered_at", order.ordered_at)
@@ -250,15 +261,15 @@ def _order_fields(site: Site) -> Sequence[Field]:
         Field("provider_npi", ("provider_id",), lambda order: provider(site, order.provider_npi)[0], 0),
         Field("ordered_at", ("date_ordered",), at, None),
         Field("priority", ("order_priority",), priority),
-        Field("status", ("order_status",), lambda order: STATUS[order.status]),
+        Field("status", ("order_status",), lambda order: site.codes.option(codes.STATUS, order.status)),
         Field("instructions", ("patient_instructions",), attrgetter("instructions")),
-        Field("kind", ("procedure_order_type",), lambda order: ORDER_TYPES[order.kind]),
+        Field("kind", ("procedure_order_type",), lambda order: site.codes.option(codes.KIND, order.kind)),
     )
 
 
-def _line_fields() -> Sequence[Field]:
+def _line_fields(site: Site) -> Sequence[Field]:
     def order_type(order: DiagnosticOrderV1) -> str:
-        return ORDER_TYPES[order.kind]
+        return site.codes.option(codes.KIND, order.kind)
 
     return (
         Field("code.code", ("procedure_code",), coded),

@@ -25,20 +25,20 @@ class Packet:
         self._connection = connection
         self._statements: list[str] = []
         self._characters = 0
-        self._is_open = False
+        self._transaction: sa.RootTransaction | None = None
         connection.execution_options(**{_OPTION: self})
 
-    def open(self) -> None:
-        """Begin to keep statements back; a transaction has begun."""
-        self._statements, self._characters, self._is_open = [], 0, True
+    def open(self, transaction: sa.RootTransaction) -> None:
+        """Begin to keep back the statements of a transaction that has begun."""
+        self._statements, self._characters, self._transaction = [], 0, transaction
 
     def discard(self) -> None:
         """Forget what was not sent; the transaction is over."""
-        self._statements, self._characters, self._is_open = [], 0, False
+        self._statements, self._characters, self._transaction = [], 0, None
 
     def add(self, sql: str) -> None:
         """Keep a whole statement back, or run it when none are kept back now."""
-        if not self._is_open:
+        if self._transaction is None:
             self._connection.exec_driver_sql(sql, None, {"no_parameters": True})
             return
         if self._characters + len(sql) > PACKET_CHARACTERS_MAX:
@@ -54,13 +54,14 @@ class Packet:
         """
         self._send([])
 
-    def commit(self, transaction: sa.RootTransaction) -> None:
+    def commit(self) -> None:
         """Run what is kept back and commit; raises as send does."""
+        assert self._transaction is not None  # noqa: S101 - the caller's order
         # The server commits at the end of the packet, unless an error stopped it before; SQLAlchemy's own COMMIT then
         # finds nothing to do, and is no longer on the event's way.
         if self._statements:
             self._send(["COMMIT"])
-        transaction.commit()
+        self._transaction.commit()
 
     def _send(self, last: list[str]) -> None:
         statements, self._statements, self._characters = self._statements, [], 0

@@ -9,16 +9,24 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from connectors.payloads import PatientV1
-from consumer.openemr.drafts import Field, RowDraft, Shape, checked_date, local_time, option, shape
+from consumer.openemr import codes
+from consumer.openemr.chart import hanging
+from consumer.openemr.drafts import Field, RowDraft, Shape, checked_date, local_time, remarks, shape
 from consumer.openemr.identifiers import Numbers
-from consumer.openemr.rows import Kept, RowPlan, Written
+from consumer.openemr.rows import Held, Kept, RowPlan, Written
 from consumer.openemr.site import Site
 from consumer.openemr.statements import insert_rows, update_rows
+from consumer.openemr.trail import Compared
 
 KIND: Final = "patient"
 
-SEX: Final = {"male": "Male", "female": "Female", "unknown": "UNK", "other": "Other"}
-"""Option ids of list sex; it has none for other, and OpenEMR's FHIR API gives 'other' for any unknown text."""
+_CODED: Final = (
+    (codes.SEX, attrgetter("sex"), False),
+    (codes.MARITAL_STATUS, attrgetter("marital_status"), False),
+    (codes.LANGUAGE, attrgetter("language"), False),
+    (codes.RACE, attrgetter("race"), False),
+    (codes.ETHNICITY, attrgetter("ethnicity"), False),
+)
 
 DELETED_PREFIX: Final = "deleted:"
 """Put before pubpid of a patient deleted in the application; OpenEMR has no such state and keeps the chart."""
@@ -33,6 +41,11 @@ class PatientTable:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._shape = _shape(site)
+        self.compared = (
+            Compared(
+                self.table, self.id_column, self._shape.columns, attrgetter("number"), lambda plan: plan.columns.values
+            ),
+        )
         self._insert_constants = {"date": "NOW()", **self._by("created_by"), **self._by("updated_by")}
         self._update_constants = {"date": "NOW()", **self._by("updated_by")}
 
@@ -41,7 +54,8 @@ class PatientTable:
 
     def draft(self, payload: PatientV1) -> RowDraft:
         """Turn a payload into columns; raises FieldError."""
-        return RowDraft(KIND, self._shape.values(payload), (), detail=self._shape.remark(payload))
+        detail = remarks(self._shape.remark(payload), self._site.codes.remark(_CODED, payload))
+        return RowDraft(KIND, self._shape.values(payload), (), detail=detail)
 
     def insert(self, connection: sa.Connection, plans: Sequence[RowPlan], numbers: Numbers) -> Sequence[Written]:
         """Insert patients with pids of the reserved block."""
@@ -54,10 +68,13 @@ class PatientTable:
     def update(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> None:
         """Update patients by pid."""
         rows = [(plan.number, *plan.columns.values) for plan in plans]
-        update_rows(connection, self.table, ("pid",), self._shape.columns, rows, constants=self._update_constants)
+        sets = self._update_constants
+        update_rows(connection, self.table, ("pid",), self._shape.columns, rows, constants=sets, index="pid")
 
-    def delete(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> Mapping[int, Kept]:
-        """Keep the charts, and take the external ids out of use."""
+    def delete(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> Mapping[int, Kept | Held]:
+        """Keep the charts, and take the external ids out of use; or, if the operator chose so, remove empty charts."""
+        if self._site.chart_tables:
+            return self._remove(connection, [plan.number for plan in plans])
         sets = ", ".join(f"{name} = {sql}" for name, sql in self._update_constants.items())
         pids = tuple(plan.number for plan in plans)
         connection.exec_driver_sql(
@@ -65,6 +82,13 @@ class PatientTable:
             (DELETED_PREFIX, pids),
         )
         return dict.fromkeys(pids, Kept(_KEPT))
+
+    def _remove(self, connection: sa.Connection, pids: Sequence[int]) -> Mapping[int, Held]:
+        """Remove the rows of patients on whom nothing hangs; the others hold themselves."""
+        held = hanging(connection, self._site.chart_tables, pids)
+        if empty := tuple(pid for pid in pids if pid not in held):
+            connection.exec_driver_sql("DELETE FROM patient_data WHERE pid IN %s", (empty,))
+        return {pid: Held(f"patient_id: the chart is not empty: {', '.join(tables)}") for pid, tables in held.items()}
 
 
 _KEPT: Final = "the chart stays in OpenEMR, without its external id"
@@ -78,12 +102,12 @@ def _shape(site: Site) -> Shape:
         read = attrgetter(name)
         return lambda patient: None if patient.address is None else read(patient.address)
 
-    def of_list(name: str, list_id: str) -> Any:
-        read = attrgetter(name)
+    def of_list(table: codes.CodeTable) -> Any:
+        read = attrgetter(table.field)
 
         def checked(patient: PatientV1) -> str | None:
             value = read(patient)
-            return None if value is None else option(site, list_id, name, value)
+            return None if value is None else site.codes.option(table, value)
 
         return checked
 
@@ -96,7 +120,7 @@ def _shape(site: Site) -> Shape:
         Field("suffix", ("suffix",), of("suffix"), None),
         Field("title", ("title",), of("title")),
         Field("birth_date", ("DOB",), lambda patient: checked_date("birth_date", patient.birth_date), None),
-        Field("sex", ("sex",), lambda patient: SEX[patient.sex]),
+        Field("sex", ("sex",), of_list(codes.SEX)),
         Field("address.line", ("street",), of_address("line")),
         Field("address.line2", ("street_line_2",), of_address("line2"), None),
         Field("address.city", ("city",), of_address("city")),
@@ -108,10 +132,10 @@ def _shape(site: Site) -> Shape:
         Field("phone_mobile", ("phone_cell",), of("phone_mobile")),
         Field("phone_work", ("phone_biz",), of("phone_work")),
         Field("email", ("email",), of("email")),
-        Field("marital_status", ("status",), of_list("marital_status", "marital")),
-        Field("language", ("language",), of_list("language", "language")),
-        Field("race", ("race",), of_list("race", "race")),
-        Field("ethnicity", ("ethnicity",), of_list("ethnicity", "ethnicity")),
+        Field("marital_status", ("status",), of_list(codes.MARITAL_STATUS)),
+        Field("language", ("language",), of_list(codes.LANGUAGE)),
+        Field("race", ("race",), of_list(codes.RACE)),
+        Field("ethnicity", ("ethnicity",), of_list(codes.ETHNICITY)),
         Field("national_id", ("ss",), of("national_id")),
         Field("deceased_at", ("deceased_date",), lambda patient: _time(site, patient, "deceased_at"), None),
         Field("registered_at", ("regdate",), lambda patient: _time(site, patient, "registered_at"), None),

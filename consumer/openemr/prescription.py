@@ -10,14 +10,13 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from connectors.payloads import MedicationOrderV1
+from consumer.openemr.codes import FORM, ROUTE, UNIT, CodeTable
 from consumer.openemr.drafts import (
     Field,
-    FieldError,
     RowDraft,
     checked_date,
     external_id,
     local_time,
-    option,
     provider,
     remarks,
     shape,
@@ -27,7 +26,7 @@ from consumer.openemr.order import diagnoses, order_parents
 from consumer.openemr.rows import Kept, RowPlan, Written
 from consumer.openemr.site import Site
 from consumer.openemr.statements import insert_rows, update_rows
-from consumer.outcome import ErrorClass
+from consumer.openemr.trail import Compared
 
 KIND: Final = "medication"
 
@@ -50,6 +49,7 @@ class PrescriptionTable:
         self._site = site
         self._shape = shape(site, "prescriptions", _fields(site))
         have = site.columns["prescriptions"]
+        self._coded = tuple((table, attrgetter(table.field), _is_number(site, table)) for table in (ROUTE, FORM, UNIT))
         usage, intent = site.options["medication-usage-category"], site.options["medication-request-intent"]
         wanted = {
             "usage_category": USAGE,
@@ -59,11 +59,24 @@ class PrescriptionTable:
             "updated_by": site.user_id,
         }
         self._same = {name: value for name, value in wanted.items() if name in have}
+        self.compared = (
+            Compared(
+                self.table,
+                self.id_column,
+                ("encounter", *self._shape.columns),
+                attrgetter("number"),
+                lambda plan: (plan.visit or None, *plan.columns.values),
+            ),
+        )
         self._created = {"created_by": str(site.user_id)} if "created_by" in have else {}
 
     def draft(self, payload: MedicationOrderV1) -> RowDraft:
         """Turn a payload into columns; raises FieldError."""
-        detail = remarks(provider(self._site, payload.provider_npi)[1], self._shape.remark(payload))
+        detail = remarks(
+            provider(self._site, payload.provider_npi)[1],
+            self._site.codes.remark(self._coded, payload),
+            self._shape.remark(payload),
+        )
         return RowDraft(KIND, self._shape.values(payload), order_parents(payload), detail=detail)
 
     def insert(self, connection: sa.Connection, plans: Sequence[RowPlan], numbers: Numbers) -> Sequence[Written]:
@@ -99,17 +112,23 @@ def _end_date(site: Site, order: MedicationOrderV1) -> dt.date | None:
     return end
 
 
-def _fields(site: Site) -> Sequence[Field]:
-    def drug_form(order: MedicationOrderV1) -> int | None:
-        if order.form is None:
-            return None
-        chosen = option(site, "drug_form", "form", order.form)
-        if not chosen.isdigit():
-            raise FieldError(ErrorClass.UNKNOWN_OPTION, "form: is an option that prescriptions cannot hold")
-        return int(chosen)
+def _is_number(site: Site, table: CodeTable) -> bool:
+    """Tell columns of numbers: form and unit everywhere, route before 7.0.0.2."""
+    return site.columns["prescriptions"].get(table.field) is None
 
-    def route(order: MedicationOrderV1) -> str | None:
-        return None if order.route is None else option(site, "drug_route", "route", order.route)
+
+def _fields(site: Site) -> Sequence[Field]:
+    def of_list(table: CodeTable) -> Any:
+        read, number = attrgetter(table.field), _is_number(site, table)
+
+        def chosen(order: MedicationOrderV1) -> str | int | None:
+            value = read(order)
+            if value is None:
+                return None
+            found = site.codes.option(table, value, number=number)
+            return int(found or 0) if number else found
+
+        return chosen
 
     def ordered_date(order: MedicationOrderV1) -> Any:
         found = local_time(site, "ordered_at", order.ordered_at)
@@ -127,8 +146,9 @@ def _fields(site: Site) -> Sequence[Field]:
         Field("dosage", ("dosage",), attrgetter("dosage"), None),
         Field("quantity", ("quantity",), attrgetter("quantity"), None),
         Field("refills", ("refills",), attrgetter("refills"), None),
-        Field("route", ("route",), route, None),
-        Field("form", ("form",), drug_form, None),
+        Field("route", ("route",), of_list(ROUTE), None),
+        Field("form", ("form",), of_list(FORM), None),
+        Field("unit", ("unit",), of_list(UNIT), None),
         Field("instructions", ("drug_dosage_instructions", "note"), attrgetter("instructions"), None),
         Field("diagnosis_codes", ("diagnosis",), diagnoses, None),
         Field("status", ("active",), lambda order: int(order.status in _ACTIVE), 1),

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import time
 import zoneinfo
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
 import sqlalchemy as sa
 
+from consumer.openemr.behaviour import SERVICE_REQUEST
+from consumer.openemr.chart import chart_tables
+from consumer.openemr.codes import Codes, Options
 from consumer.ports import MisconfiguredError
 
 TABLES: Final = (
@@ -37,6 +40,7 @@ OPTION_LISTS: Final = (
     "order_type",
     "drug_route",
     "drug_form",
+    "drug_units",
     "medication-usage-category",
     "medication-request-intent",
 )
@@ -46,13 +50,48 @@ _BYTE_TEXTS: Final = frozenset({"tinytext", "text", "mediumtext", "longtext"})
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Width:
-    """The most a text column holds; TEXT types count bytes, others characters."""
+    """What a text column holds at most; TEXT types count bytes, others characters."""
 
     limit: int
     in_bytes: bool
+    charset: str = "utf8mb4"
+
+    def holds(self, text: str) -> bool:
+        """Tell whether the column's character set has all of the text's characters; one unknown to us is not asked."""
+        if self.charset in _UTF8MB3:
+            return max(text, default="") <= _LAST_OF_UTF8MB3
+        codec = _CODECS.get(self.charset)
+        if codec is None:
+            return True
+        try:
+            text.encode(codec)
+        except UnicodeEncodeError:
+            return False
+        return True
+
+
+_UTF8MB3: Final = frozenset({"utf8", "utf8mb3"})  # servers differ in the name
+_LAST_OF_UTF8MB3: Final = "\uffff"
+_CODECS: Final = {"latin1": "cp1252", "ascii": "ascii"}  # the servers' latin1 is Windows' code page
 
 
 Columns: TypeAlias = Mapping[str, Mapping[str, Width | None]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SiteChoices:
+    """What an operator may choose.
+
+    username: the users row that our rows name; time_zone: IANA name, overrides OpenEMR's own setting;
+    facility: of encounters that name none, by name, OpenEMR's primary one if None; fallbacks: see codes.Codes;
+    patient_removal: a patient's delete removes the row, if nothing hangs on it, instead of keeping the chart.
+    """
+
+    username: str
+    time_zone: str | None = None
+    facility: str | None = None
+    fallbacks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    patient_removal: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,7 +100,8 @@ class Site:
 
     version: tuple[int, int, int]
     columns: Columns
-    options: Mapping[str, Mapping[str, str]]
+    options: Options
+    codes: Codes
     categories: frozenset[int]
     facilities: Mapping[str, int]
     default_facility_id: int
@@ -71,12 +111,13 @@ class Site:
     username: str
     groupname: str
     zone: zoneinfo.ZoneInfo
+    chart_tables: Sequence[str]
     read_at_s: float
 
     @property
     def has_service_request(self) -> bool:
-        """Tell whether the FHIR API has ServiceRequest (7.0.4): version may be 0.0.0, the column came with it."""
-        return "order_intent" in self.columns["procedure_order"]
+        """Tell whether the FHIR API has ServiceRequest."""
+        return SERVICE_REQUEST.shown_by(self.version, self.columns)
 
     @property
     def version_text(self) -> str:
@@ -84,12 +125,10 @@ class Site:
         return "of unknown version" if self.version == (0, 0, 0) else ".".join(str(part) for part in self.version)
 
 
-def read_site(
-    connection: sa.Connection, *, username: str, time_zone: str | None, columns: Columns | None = None
-) -> Site:
-    """Read the site; time_zone overrides OpenEMR's own setting.
+def read_site(connection: sa.Connection, choices: SiteChoices, *, columns: Columns | None = None) -> Site:
+    """Read the site.
 
-    columns: those of an earlier reading, for drafts made with them; a schema that changed since needs a new start.
+    columns: those of an earlier reading, for drafts made with them; None reads them.
 
     Raises:
         MisconfiguredError: the database is no OpenEMR, or lacks what a writer needs.
@@ -106,16 +145,14 @@ def read_site(
         )
         raise MisconfiguredError(message)
     facilities = {str(name): int(key) for key, name in connection.exec_driver_sql(_FACILITIES)}
-    user_id = connection.exec_driver_sql("SELECT id FROM users WHERE username = %s", (username,)).scalar()
-    if user_id is None:
-        message = f"OpenEMR has no user {username}: create it (no login needed), or set EMRSYNC_OPENEMR_USERNAME"
-        raise MisconfiguredError(message)
-    default_id, default_name = _default_facility(connection)
+    default_id, default_name = _default_facility(connection, choices.facility, facilities)
+    options = _options(connection)
     version = connection.exec_driver_sql("SELECT v_major, v_minor, v_patch FROM version").one_or_none() or (0, 0, 0)
     return Site(
         version=(int(version[0]), int(version[1]), int(version[2])),
         columns=columns,
-        options=_options(connection),
+        options=options,
+        codes=Codes(options, choices.fallbacks),
         categories=frozenset(
             int(row[0]) for row in connection.exec_driver_sql("SELECT pc_catid FROM openemr_postcalendar_categories")
         ),
@@ -123,10 +160,11 @@ def read_site(
         default_facility_id=default_id,
         default_facility_name=default_name,
         providers={str(npi): int(key) for key, npi in connection.exec_driver_sql(_PROVIDERS)},
-        user_id=int(user_id),
-        username=username,
+        user_id=_user_id(connection, choices.username),
+        username=choices.username,
         groupname=_groupname(connection),
-        zone=_zone(time_zone or site_settings.get("gbl_time_zone") or "UTC"),
+        zone=_zone(choices.time_zone or site_settings.get("gbl_time_zone") or "UTC"),
+        chart_tables=chart_tables(connection) if choices.patient_removal else (),
         read_at_s=time.monotonic(),
     )
 
@@ -138,12 +176,14 @@ _PROVIDERS: Final = "SELECT id, npi FROM users WHERE npi IS NOT NULL AND npi <> 
 def _columns(connection: sa.Connection) -> Columns:
     found: dict[str, dict[str, Width | None]] = {}
     rows = connection.exec_driver_sql(
-        "SELECT table_name, column_name, data_type, character_maximum_length FROM information_schema.columns "
-        "WHERE table_schema = DATABASE() AND table_name IN %s",
+        "SELECT table_name, column_name, data_type, character_maximum_length, character_set_name "
+        "FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name IN %s",
         (TABLES,),
     )
-    for table, column, kind, length in rows:
-        width = None if length is None else Width(int(length), str(kind).lower() in _BYTE_TEXTS)
+    for table, column, kind, length, charset in rows:
+        width = None
+        if length is not None and charset is not None:
+            width = Width(int(length), str(kind).lower() in _BYTE_TEXTS, str(charset).lower())
         found.setdefault(str(table), {})[str(column)] = width
     return found
 
@@ -151,7 +191,9 @@ def _columns(connection: sa.Connection) -> Columns:
 def _options(connection: sa.Connection) -> Mapping[str, Mapping[str, str]]:
     found: dict[str, dict[str, str]] = {name: {} for name in OPTION_LISTS}
     rows = connection.exec_driver_sql(
-        "SELECT list_id, option_id, title FROM list_options WHERE list_id IN %s AND activity = 1", (OPTION_LISTS,)
+        "SELECT list_id, option_id, title FROM list_options WHERE list_id IN %s AND activity = 1 "
+        "ORDER BY list_id, seq, option_id",
+        (OPTION_LISTS,),
     )
     for list_id, option_id, title in rows:
         found[str(list_id)][str(option_id)] = str(title)
@@ -164,7 +206,19 @@ def _globals(connection: sa.Connection) -> Mapping[str, str]:
     return {str(name): str(value) for name, value in rows}
 
 
-def _default_facility(connection: sa.Connection) -> tuple[int, str]:
+def _user_id(connection: sa.Connection, username: str) -> int:
+    found = connection.exec_driver_sql("SELECT id FROM users WHERE username = %s", (username,)).scalar()
+    if found is None:
+        message = f"OpenEMR has no user {username}: create it (no login needed), or set EMRSYNC_OPENEMR_USERNAME"
+        raise MisconfiguredError(message)
+    return int(found)
+
+
+def _default_facility(connection: sa.Connection, chosen: str | None, facilities: Mapping[str, int]) -> tuple[int, str]:
+    if chosen is not None:
+        if chosen not in facilities:
+            raise MisconfiguredError(f"OpenEMR has no facility {chosen}: see EMRSYNC_OPENEMR_FACILITY")
+        return facilities[chosen], chosen
     row = connection.exec_driver_sql(
         "SELECT id, name FROM facility ORDER BY primary_business_entity DESC, service_location DESC, id LIMIT 1"
     ).one_or_none()

@@ -16,7 +16,8 @@ from connectors.events import EntityKey, Event
 from connectors.outbox import TargetSystem
 from connectors.payloads import AnyPayload, DiagnosticOrderV1, EncounterV1, MedicationOrderV1, PatientV1
 from consumer.openemr import encounter, order, patient, prescription
-from consumer.openemr.drafts import FieldError, RowDraft
+from consumer.openemr.codes import FieldError
+from consumer.openemr.drafts import RowDraft
 from consumer.openemr.encounter import EncounterTable
 from consumer.openemr.errors import translated
 from consumer.openemr.identifiers import Numbers
@@ -26,10 +27,10 @@ from consumer.openemr.packet import Packet
 from consumer.openemr.patient import PatientTable
 from consumer.openemr.prescription import PrescriptionTable
 from consumer.openemr.session import utc_offset
-from consumer.openemr.site import Columns, Site, read_site
+from consumer.openemr.site import Columns, Site, SiteChoices, read_site
 from consumer.openemr.writing import Table, Writer
 from consumer.outcome import Applied, ErrorClass, Failed, Stale, Waiting
-from consumer.ports import Change, Mapped, StreamPosition
+from consumer.ports import Change, Mapped, MisconfiguredError, OutdatedError, StreamPosition
 
 SITE_MAX_AGE_S: Final = 300.0
 """The site is read again this often, so that a new facility or user is seen without a restart."""
@@ -69,13 +70,10 @@ class _Tables:
 class OpenEmrTarget:
     """The real Target; holds its connections until close, and is used by one thread."""
 
-    def __init__(
-        self, engine: sa.Engine, *, ledger_schema: str, group_id: str, username: str, time_zone: str | None
-    ) -> None:
+    def __init__(self, engine: sa.Engine, *, ledger_schema: str, group_id: str, choices: SiteChoices) -> None:
         self._engine = engine
         self._ledger_schema = ledger_schema
-        self._username = username
-        self._time_zone = time_zone
+        self._choices = choices
         self._ledger = Ledger(ledger_schema, group_id)
         with translated(ledger_schema):
             self._connection = engine.connect()
@@ -113,15 +111,15 @@ class OpenEmrTarget:
 
     @contextmanager
     def transaction(self) -> Iterator[OpenEmrTransaction]:
-        """See ports.Target."""
-        with translated(self._ledger_schema):
+        """See ports.Target; what was found outdated has been read again when OutdatedError leaves here."""
+        with self._reading_again(), translated(self._ledger_schema):
             self._refresh(SITE_MAX_AGE_S)
             with self._connection.begin() as transaction:
                 self._set_time_zone()
                 writer = Writer(self._connection, self._ledger, self._numbers, self._tables.by_kind())
-                self._packet.open()
+                self._packet.open(transaction)
                 try:
-                    yield OpenEmrTransaction(self._connection, self._ledger, writer, transaction, self._packet)
+                    yield OpenEmrTransaction(self._connection, self._ledger, writer, self._packet, self.site.username)
                 finally:
                     self._packet.discard()
                 if transaction.is_active:
@@ -147,6 +145,18 @@ class OpenEmrTarget:
         with translated(self._ledger_schema), self._connection.begin():
             self._ledger.reported_overdue(self._connection, outbox_ids)
 
+    @contextmanager
+    def _reading_again(self) -> Iterator[None]:
+        """Read columns again when one is gone, as after OpenEMR's upgrade; the same columns cannot cure it."""
+        try:
+            yield
+        except OutdatedError as error:
+            before = self.site.columns
+            self._tables = self._read_tables()
+            if self.site.columns == before:
+                raise MisconfiguredError(str(error)) from None
+            raise
+
     def _refresh(self, older_than_s: float) -> bool:
         if time.monotonic() - self.site.read_at_s < older_than_s:
             return False
@@ -155,7 +165,7 @@ class OpenEmrTarget:
 
     def _read_tables(self, columns: Columns | None = None) -> _Tables:
         with translated(self._ledger_schema), self._connection.begin():
-            site = read_site(self._connection, username=self._username, time_zone=self._time_zone, columns=columns)
+            site = read_site(self._connection, self._choices, columns=columns)
         return _Tables(
             site,
             PatientTable(site),
@@ -181,14 +191,14 @@ class OpenEmrTransaction:
         connection: sa.Connection,
         ledger: Ledger,
         writer: Writer,
-        transaction: sa.RootTransaction,
         packet: Packet,
+        author: str,
     ) -> None:
         self._connection = connection
         self._ledger = ledger
         self._writer = writer
-        self._transaction = transaction
         self._packet = packet
+        self._author = author
 
     def settled(self, outbox_ids: Sequence[uuid.UUID]) -> frozenset[uuid.UUID]:
         """See ports.TargetTransaction."""
@@ -215,6 +225,8 @@ class OpenEmrTransaction:
     def record(self, settled: Sequence[tuple[Event, Applied | Stale]], positions: Sequence[StreamPosition]) -> None:
         """See ports.TargetTransaction."""
         self._ledger.record(self._connection, settled, positions)
+        self._ledger.record_trail(self._connection, self._writer.trail, self._author)
+        self._writer.trail.clear()
 
     def park(self, waiting: Sequence[tuple[Event, Waiting]]) -> None:
         """See ports.TargetTransaction."""
@@ -222,7 +234,7 @@ class OpenEmrTransaction:
 
     def commit(self) -> None:
         """See ports.TargetTransaction."""
-        self._packet.commit(self._transaction)
+        self._packet.commit()
 
 
 def _kind(change: Change) -> str:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import sqlalchemy as sa
 
+from consumer.openemr.behaviour import SERVICE_REQUEST, UNKNOWN
 from consumer.openemr.visibility_counts import COUNTS
-
-SERVICE_REQUEST_SINCE: Final = (7, 0, 4)
-"""The first OpenEMR whose FHIR API has ServiceRequest, and so shows an order that has no report yet."""
 
 UUIDS_PER_STATEMENT_MAX: Final = 500
 """MariaDB turns a list of 1,000 values into a subquery, and reads the table instead of its index."""
 
-_UNKNOWN_VERSION: Final = (0, 0, 0)
 _NO_UUID: Final = bytes(16)  # OpenEMR takes it for a missing uuid and overwrites it
 
-_PATIENTS: Final = """
+PATIENTS: Final = """
     SELECT p.uuid
     FROM patient_data AS p
     JOIN uuid_registry AS r ON r.uuid = p.uuid AND r.table_name = 'patient_data'
@@ -28,7 +25,7 @@ _PATIENTS: Final = """
 
 # No index leads with the encounter number. (pid, encounter) finds a second bearer of the same patient; the window
 # finds one of another patient, and a second row in `forms`, among the encounters asked for.
-_ENCOUNTERS_FHIR: Final = """
+ENCOUNTERS_FHIR: Final = """
     SELECT found.uuid
     FROM (
         SELECT e.uuid, COUNT(*) OVER (PARTITION BY e.encounter) AS bearers
@@ -60,7 +57,7 @@ _ENCOUNTERS_SCREENS: Final = """
 """
 
 # Encounter 0 is "none named", which FHIR shows without a reference; a number that leads nowhere is our mistake.
-_ORDERS_FHIR: Final = """
+ORDERS_FHIR: Final = """
     SELECT DISTINCT o.uuid
     FROM procedure_order AS o
     JOIN patient_data AS p ON p.pid = o.patient_id AND p.uuid IS NOT NULL
@@ -107,7 +104,7 @@ class VisibleCount:
 
 def visible_patients(connection: sa.Connection, uuids: Iterable[bytes]) -> frozenset[bytes]:
     """Return those of the uuids whose patients the patient finder and FHIR show."""
-    return _visible(connection, _PATIENTS, uuids)
+    return _visible(connection, PATIENTS, uuids)
 
 
 def visible_encounters(connection: sa.Connection, uuids: Iterable[bytes], *, screens: bool) -> frozenset[bytes]:
@@ -116,15 +113,16 @@ def visible_encounters(connection: sa.Connection, uuids: Iterable[bytes], *, scr
     FHIR goes on showing an encounter that was taken off the screens by forms.deleted. A number that an encounter
     of another patient bears too is seen only among the uuids asked for together; count_visible sees all.
     """
-    return _visible(connection, _ENCOUNTERS_SCREENS if screens else _ENCOUNTERS_FHIR, uuids)
+    return _visible(connection, _ENCOUNTERS_SCREENS if screens else ENCOUNTERS_FHIR, uuids)
 
 
 def visible_orders(connection: sa.Connection, uuids: Iterable[bytes], *, screens: bool) -> frozenset[bytes]:
     """Return those of the uuids whose procedure orders FHIR shows, or with screens both FHIR and the order lists.
 
-    The caller asks for FHIR only where service_request_supported. An order without an encounter is on no screen.
+    The caller asks for FHIR only where the site has behaviour.SERVICE_REQUEST. An order without an encounter is on
+    no screen.
     """
-    return _visible(connection, _ORDERS_SCREENS if screens else _ORDERS_FHIR, uuids)
+    return _visible(connection, _ORDERS_SCREENS if screens else ORDERS_FHIR, uuids)
 
 
 def visible_prescriptions(
@@ -141,22 +139,16 @@ def visible_prescriptions(
     return _visible(connection, _PRESCRIPTIONS, uuids, stopped)
 
 
-def service_request_supported(version: tuple[int, int, int], order_columns: Collection[str]) -> bool:
-    """Tell whether FHIR shows orders; where the version is unknown (0.0.0), by the columns of procedure_order."""
-    if version == _UNKNOWN_VERSION:
-        return "order_intent" in order_columns
-    return version >= SERVICE_REQUEST_SINCE
-
-
 def count_visible(connection: sa.Connection, *, ledger_schema: str = "emr_sync") -> Mapping[str, VisibleCount]:
     """Count, for each kind of entity in the ledger's map, the live rows and those that OpenEMR shows.
 
     Kinds are patient, encounter, order and medication; a medication order that was revoked is shown as stopped.
     It reads every mapped row, and form_encounter once more for numbers borne twice: a report, not for a batch.
     """
-    row = connection.exec_driver_sql(_VERSION).one_or_none() or _UNKNOWN_VERSION
+    row = connection.exec_driver_sql(_VERSION).one_or_none() or UNKNOWN
     order_columns = connection.exec_driver_sql(_ORDER_COLUMNS).scalars().all()
-    supported = service_request_supported((int(row[0]), int(row[1]), int(row[2])), order_columns)
+    version = (int(row[0]), int(row[1]), int(row[2]))
+    supported = SERVICE_REQUEST.shown_by(version, {"procedure_order": order_columns})
     ledger = connection.dialect.identifier_preparer.quote_identifier(ledger_schema)
     counts: dict[str, VisibleCount] = {}
     for kind, statement in COUNTS.items():

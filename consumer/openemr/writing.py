@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
@@ -20,7 +19,8 @@ from consumer.openemr.ledger import Ledger
 from consumer.openemr.order import OrderTable
 from consumer.openemr.patient import PatientTable
 from consumer.openemr.prescription import PrescriptionTable
-from consumer.openemr.rows import Kept, RowPlan, Written, live_rows, register
+from consumer.openemr.rows import Held, Kept, RowPlan, Written, live_rows, register
+from consumer.openemr.trail import Action, TrailEntry, changed_columns
 from consumer.outcome import Applied, ErrorClass, Failed
 from consumer.ports import Change, Mapped, RefusedError
 
@@ -37,6 +37,7 @@ class Writer:
     ledger: Ledger
     numbers: Numbers
     tables: Mapping[str, Table]
+    trail: list[TrailEntry] = dataclasses.field(default_factory=list)
 
     def write(self, kind: str, changes: Sequence[Change]) -> Mapping[EntityKey, Applied | Failed]:
         """Write changes of one kind; see ports.TargetTransaction.write."""
@@ -50,9 +51,10 @@ class Writer:
         mapped = [(change, _known(change)) for change in updates]
         mapped += self._insert(kind, inserts)
         if changed:
-            self.tables[kind].update(self.connection, [_plan(change) for change in changed])
+            self._update(kind, changed)
         mapped += self._delete(kind, deletes, outcomes)
         self._map(mapped)
+        self.trail.extend(_entry(change, Action.INSERT, _content_hash(change)) for change in inserts)
         for change in (*inserts, *updates):
             outcomes[change.event.key] = Applied(_draft(change).detail)
         self._check_visible(kind, [change for change in (*inserts, *updates) if change.fhir])
@@ -109,12 +111,22 @@ class Writer:
             for change, plan, numbers in zip(changes, plans, written, strict=True)
         ]
 
+    def _update(self, kind: str, changes: Sequence[Change]) -> None:
+        plans = [_plan(change) for change in changes]
+        table = self.tables[kind]
+        columns = changed_columns(self.connection, table.compared, plans)
+        table.update(self.connection, plans)
+        self.trail.extend(
+            _entry(change, Action.UPDATE, _content_hash(change), names)
+            for change, names in zip(changes, columns, strict=True)
+        )
+
     def _delete(
         self, kind: str, changes: Sequence[Change], outcomes: dict[EntityKey, Applied | Failed]
     ) -> list[tuple[Change, Mapped]]:
         present = [change for change in changes if _has_row(change.mapped)]
         live = [change for change in present if change.mapped is not None and change.mapped.deleted_at is None]
-        kept: Mapping[int, Kept] = {}
+        kept: Mapping[int, Kept | Held] = {}
         if live:
             kept = self.tables[kind].delete(self.connection, [_plan(change) for change in live])
         now = dt.datetime.now(dt.UTC).replace(tzinfo=None)
@@ -123,11 +135,16 @@ class Writer:
             known = change.mapped or Mapped(kind, None, None, None, None, 0, None, None)
             was_live = known.local_id is not None and known.deleted_at is None
             stays = kept.get(known.local_id) if was_live and known.local_id is not None else None
+            if isinstance(stays, Held):
+                outcomes[change.event.key] = Failed(ErrorClass.CONFLICT, stays.reason)
+                continue
             if was_live and stays is None:
                 known = dataclasses.replace(known, local_id=None, row_id=None)
             mapped.append(
                 (change, dataclasses.replace(known, last_seq=change.event.seq, content_hash=None, deleted_at=now))
             )
+            if was_live:
+                self.trail.append(_entry(change, Action.DELETE, None))
             outcomes[change.event.key] = Applied(stays.detail if stays else None)
         return mapped
 
@@ -150,6 +167,11 @@ class Writer:
         if len(seen) < len(set(uuids)):
             message = f"target_system fhir: OpenEMR's FHIR API would not show this {kind}"
             raise RefusedError(ErrorClass.NOT_VISIBLE, message)
+
+
+def _entry(change: Change, action: Action, after: bytes | None, changed: Sequence[str] | None = None) -> TrailEntry:
+    before = None if change.mapped is None else change.mapped.content_hash
+    return TrailEntry(change.event.outbox_id, change.event.key, action, before, after, changed)
 
 
 def _visible(connection: sa.Connection, kind: str, uuids: Sequence[bytes]) -> frozenset[bytes]:
@@ -220,7 +242,7 @@ def _uuid(change: Change) -> bytes:
 
 
 def _content_hash(change: Change) -> bytes:
-    return hashlib.blake2b(change.event.payload, digest_size=16).digest()
+    return _draft(change).content_hash
 
 
 def _unchanged(change: Change) -> bool:

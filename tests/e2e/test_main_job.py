@@ -113,7 +113,13 @@ def test_only_the_guilty_event_of_a_batch_fails(clinic: Chain, consumer: Member)
             "too_long",
             "family_name: has 360 characters, OpenEMR's patient_data.lname holds 255",
         ),
-        unknown["patient_id"]: ("unknown_option", "race: is no option of OpenEMR's list race"),
+        unknown["patient_id"]: (
+            "unknown_option",
+            (
+                "race: is no option of OpenEMR's list race, which has decline_to_specify, amer_ind_or_alaska_native,"
+                " Asian, black_or_afri_amer, native_hawai_or_pac_island, white, other_race"
+            ),
+        ),
     } == failed
     assert made_up.FAMILY_NAME not in consumer.log
 

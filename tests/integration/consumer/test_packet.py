@@ -53,10 +53,10 @@ def test_statements_are_kept_back_until_the_commit(engine: sa.Engine, connection
     """Whatever the values hold."""
     packet = Packet(connection)
     with connection.begin() as transaction:
-        packet.open()
+        packet.open(transaction)
         put(connection, (1, "a;b"), (2, "it's"), (3, "50 %s"), (4, "\\'; --"))
         assert [] == words(engine)
-        packet.commit(transaction)
+        packet.commit()
 
     assert ["a;b", "it's", "50 %s", "\\'; --"] == words(engine)
 
@@ -64,8 +64,8 @@ def test_statements_are_kept_back_until_the_commit(engine: sa.Engine, connection
 def test_a_read_sees_what_was_kept_back(connection: sa.Connection) -> None:
     """It is sent before."""
     packet = Packet(connection)
-    with connection.begin():
-        packet.open()
+    with connection.begin() as transaction:
+        packet.open(transaction)
         put(connection, (1, "one"))
         assert 1 == connection.exec_driver_sql(f"SELECT COUNT(*) FROM {TABLE}").scalar()
 
@@ -74,7 +74,7 @@ def test_a_rollback_takes_all_of_it_back(engine: sa.Engine, connection: sa.Conne
     """What was sent, and what was not."""
     packet = Packet(connection)
     with connection.begin() as transaction:
-        packet.open()
+        packet.open(transaction)
         put(connection, (1, "one"))
         packet.send()
         put(connection, (2, "two"))
@@ -92,9 +92,9 @@ def test_an_error_names_its_own_statement_and_nothing_is_committed(
 
     def write() -> None:
         with translated("emr_sync"), connection.begin() as transaction:
-            packet.open()
+            packet.open(transaction)
             put(connection, (1, "one"), (2, "too long for it"), (3, "three"))
-            packet.commit(transaction)
+            packet.commit()
 
     with pytest.raises(RefusedError) as caught:
         write()
@@ -102,9 +102,9 @@ def test_an_error_names_its_own_statement_and_nothing_is_committed(
     assert f"{TABLE}.word: is longer than the column (database error 1406)" == caught.value.failure.message
     assert [] == words(engine)
     with connection.begin() as transaction:
-        packet.open()
+        packet.open(transaction)
         put(connection, (4, "four"))
-        packet.commit(transaction)
+        packet.commit()
     assert ["four"] == words(engine)
 
 
@@ -116,21 +116,21 @@ def test_a_connection_lost_before_the_packet_is_transient_and_the_next_one_works
 
     def write() -> None:
         with translated("emr_sync"), connection.begin() as transaction:
-            packet.open()
+            packet.open(transaction)
             number = connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar_one()
             with engine.begin() as other:
                 other.exec_driver_sql(f"KILL {number}")
             put(connection, (1, "one"))
-            packet.commit(transaction)
+            packet.commit()
 
     with pytest.raises(TransientError):
         write()
 
     assert [] == words(engine)
     with connection.begin() as transaction:
-        packet.open()
+        packet.open(transaction)
         put(connection, (2, "two"))
-        packet.commit(transaction)
+        packet.commit()
     assert ["two"] == words(engine)
 
 
@@ -141,8 +141,8 @@ def test_a_large_packet_is_sent_in_parts(
     monkeypatch.setattr(packet_module, "PACKET_CHARACTERS_MAX", 200)
     packet = Packet(connection)
     with connection.begin() as transaction:
-        packet.open()
+        packet.open(transaction)
         put(connection, *((number, "word") for number in range(20)))
-        packet.commit(transaction)
+        packet.commit()
 
     assert ["word"] * 20 == words(engine)

@@ -9,9 +9,9 @@ import pytest
 from connectors.events import EntityKey, Event
 from connectors.outbox import EntityType, Operation
 from connectors.payloads import AnyPayload
-from consumer.apply import RACES_MAX, apply_events
+from consumer.apply import DRAFTS_MAX, RACES_MAX, apply_events
 from consumer.outcome import Applied, Duplicate, ErrorClass, Failed, Outcome, Stale, Waiting
-from consumer.ports import Draft, RaceError, StreamPosition, TransientError
+from consumer.ports import Draft, OutdatedError, RaceError, StreamPosition, TransientError
 from tests import clinic
 from tests.fakes import Clock, FakeOpenEmr, FakeTarget, Faults, digest
 from tests.made_events import event, key_of
@@ -405,3 +405,28 @@ def test_a_fault_of_ours_fails_its_event_and_holds_up_no_other(world: World, mon
     assert "a fault of emrsync: KeyError in test_apply.py line " in failed.message
     assert clinic.FAMILY_NAME not in failed.message
     assert Applied() == applied
+
+
+def test_drafts_of_a_target_that_changed_are_made_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenEMR was upgraded under a running writer; the writer has looked again."""
+    created = event(clinic.patient())
+    drafted: list[Event] = []
+    draft = world.target.draft
+
+    def counted(one: Event, payload: AnyPayload) -> Draft | Failed:
+        drafted.append(one)
+        return draft(one, payload)
+
+    monkeypatch.setattr(world.target, "draft", counted)
+    world.faults.plan("target.begin", OutdatedError("a column is gone"))
+
+    assert [Applied()] == world.apply(created)
+    assert [created, created] == drafted
+
+
+def test_a_target_that_keeps_changing_is_tried_again_later(world: World) -> None:
+    """Nothing was decided about the event."""
+    world.faults.plan("target.begin", *[OutdatedError("a column is gone")] * DRAFTS_MAX)
+
+    with pytest.raises(OutdatedError):
+        world.apply(event(clinic.patient()))

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from consumer.openemr.errors import translated
 from consumer.outcome import ErrorClass, Failed
-from consumer.ports import MisconfiguredError, RaceError, RefusedError, TransientError
+from consumer.ports import MisconfiguredError, OutdatedError, RaceError, RefusedError, TransientError
 from tests.clinic import FAMILY_NAME as NAME
 
 PATIENT = "INSERT INTO patient_data (`pid`, `lname`) VALUES (%s, %s) "
@@ -162,12 +162,20 @@ def test_a_lock_lost_to_another_writer_is_tried_again(number: int) -> None:
     assert NAME not in str(error)
 
 
-@pytest.mark.parametrize("number", [1044, 1045, 1049, 1054, 1142, 1143, 1146, 1698, 1064, 9_999])
+@pytest.mark.parametrize("number", [1044, 1045, 1049, 1142, 1143, 1146, 1698, 1064, 9_999])
 def test_anything_else_needs_a_person(number: int) -> None:
     """A number that nobody thought of too."""
     error = error_of(number, f"something about '{NAME}'")
 
     assert isinstance(error, MisconfiguredError)
+    assert NAME not in str(error)
+
+
+def test_a_column_that_is_gone_makes_the_drafts_outdated() -> None:
+    """OpenEMR was upgraded under a running writer."""
+    error = error_of(1054, f"Unknown column '{NAME}' in 'field list'")
+
+    assert isinstance(error, OutdatedError)
     assert NAME not in str(error)
 
 

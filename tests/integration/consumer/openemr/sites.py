@@ -20,7 +20,9 @@ from consumer.apply import apply_events
 from consumer.openemr import account, ledger_schema, session
 from consumer.openemr.installation import install
 from consumer.openemr.packet import Packet
+from consumer.openemr.site import SiteChoices
 from consumer.openemr.target import OpenEmrTarget
+from consumer.openemr.verification import Verification, verify
 from consumer.outcome import Applied, Failed, Outcome
 from tests import clinic
 from tests.scratch import connected
@@ -151,6 +153,11 @@ class Site:
         """Change rows as a clerk does, and give how many."""
         return self.clerk.exec_driver_sql(sql, values or None).rowcount
 
+    def verified(self, *entity_ids: str, entity_types: Sequence[EntityType] = tuple(EntityType)) -> Verification:
+        """Ask what OpenEMR shows of these, or of all, with the writer's account."""
+        engine = sa.create_engine(self.writer_url, poolclass=sa.NullPool)
+        return verify(engine, ledger_schema=self.ledger, entity_ids=entity_ids or None, entity_types=entity_types)
+
     @contextlib.contextmanager
     def reopened(self) -> Iterator[Site]:
         """Give the same site to a writer that has just started."""
@@ -183,18 +190,18 @@ class Site:
             sa.event.remove(engine, "before_cursor_execute", record)
 
 
-def open_target(url: str, ledger: str, *, username: str = "emrsync", time_zone: str | None = None) -> OpenEmrTarget:
+def open_target(url: str, ledger: str, *, username: str = "emrsync", **chosen: Any) -> OpenEmrTarget:
     """Start a writer; its connections are given back when it does not start."""
     engine = session.create_engine(url)
     try:
-        return OpenEmrTarget(engine, ledger_schema=ledger, group_id="rules", username=username, time_zone=time_zone)
+        return OpenEmrTarget(engine, ledger_schema=ledger, group_id="rules", choices=SiteChoices(username, **chosen))
     except BaseException:
         engine.dispose()
         raise
 
 
 @contextlib.contextmanager
-def installed_site(admin_url: str, version: str, *prepared: str) -> Iterator[Site]:
+def installed_site(admin_url: str, version: str, *prepared: str, charset: str = "utf8mb4") -> Iterator[Site]:
     """Install a site, let the administrator run statements on it, and start a writer with the writer's account."""
     name = uuid.uuid4().hex[:16]
     database, ledger, user, password = f"test_{name}", f"test_ledger_{name}", f"w_{name}", uuid.uuid4().hex
@@ -203,6 +210,7 @@ def installed_site(admin_url: str, version: str, *prepared: str) -> Iterator[Sit
         for schema in (database, ledger):
             held.callback(admin.exec_driver_sql, f"DROP DATABASE IF EXISTS {schema}")
         held.callback(admin.exec_driver_sql, f"DROP USER IF EXISTS {user}")
+        admin.exec_driver_sql(f"CREATE DATABASE {database} CHARACTER SET {charset} COLLATE {charset}_general_ci")
         install(admin_url, version=version, database=database, time_zone=ZONE)
         ledger_schema.upgrade(admin_url, schema=ledger)
         admin.exec_driver_sql(f"USE {database}")

@@ -1,101 +1,18 @@
-"""The same writer on every version of OpenEMR, and on sites that are not as a new one is."""
+"""The same writer on sites that are not as a new one is."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 import pytest
 
-from consumer.openemr.installation import versions
 from consumer.outcome import Applied, ErrorClass, Failed
 from consumer.ports import MisconfiguredError
 from tests import clinic
-from tests.acceptance import encounter_shown, order_shown, patient_shown, prescription_shown
 from tests.integration.consumer.openemr.conftest import VERSIONS
+from tests.integration.consumer.openemr.lives import live_through
 from tests.integration.consumer.openemr.sites import Site, event, installed_site, medication, open_target
-
-LEFT_OUT: Mapping[str, Mapping[str, Sequence[str]]] = {
-    "patient": {
-        "preferred_name, suffix, address.line2": ("6.0.0",),
-        "preferred_name": ("6.1.0", "7.0.0"),
-    },
-    "encounter": {"ended_at": ("6.0.0", "6.1.0")},
-    "medication": {"diagnosis_codes": ("6.0.0", "6.1.0", "7.0.0", "7.0.1", "7.0.2", "7.0.3")},
-}
-"""By kind, what has no column in which versions, in the order of the columns."""
-
-
-def remark(kind: str, version: str) -> str | None:
-    """Give the outcome's detail, None where all fields have their columns."""
-    names = [name for name, where in LEFT_OUT[kind].items() if version in where]
-    return f"{names[0]}: this version of OpenEMR has no column for it" if names else None
-
-
-@pytest.mark.parametrize("version", sorted(set(versions()) - set(VERSIONS)))
-def test_every_version_takes_every_kind_through_its_life(openemr_admin_url: str, version: str) -> None:
-    """All fields given: what a version has no column for is named, and the rest is written."""
-    with installed_site(openemr_admin_url, version) as other_site:
-        live_through(other_site)
-
-
-def test_the_oldest_and_the_newest_version_take_every_kind_through_its_life(site: Site) -> None:
-    """The same, on the sites that all tests share."""
-    live_through(site)
-
-
-def live_through(site: Site) -> None:
-    """Create, update, delete and create again."""
-    patient = clinic.patient(
-        middle_name="M",
-        preferred_name="Addie",
-        suffix="Jr",
-        title="Dr.",
-        address={"line": "1 Main St", "line2": "Apt 2", "city": "Town", "state": "NY", "county": "C", "country": "USA"},
-        marital_status="married",
-        language="English",
-        race="white",
-        ethnicity="hisp_or_latin",
-        deceased_at="2025-03-01T12:00:00Z",
-        registered_at="2025-03-01T12:00:00Z",
-    )
-    visit = clinic.encounter(patient["patient_id"], ended_at="2025-03-01T10:00:00+09:00", category_id=9)
-    named = {"encounter_id": visit["encounter_id"], "diagnosis_codes": ["ICD10:I10"]}
-    order = clinic.order(patient["patient_id"], **named)
-    drug = medication(
-        patient["patient_id"],
-        route="3",
-        form="2",
-        instructions="daily",
-        start_date="2025-03-01",
-        end_date="2025-04-01",
-        **named,
-    )
-    expected = [
-        Applied(remark("patient", site.version)),
-        Applied(remark("encounter", site.version)),
-        Applied(),
-        Applied(remark("medication", site.version)),
-    ]
-    several = (patient, visit, order, drug)
-    changed = [{**one, "title": "Prof.", "reason": "x", "instructions": "twice daily"} for one in several]
-
-    def shown() -> list[int]:
-        _, *uuids = (site.mapped(one)["uuid"] for one in several)
-        counts = (encounter_shown, order_shown, prescription_shown)
-        counted = [count(site.clerk, uuid) for count, uuid in zip(counts, uuids, strict=True)]
-        return [patient_shown(site.clerk, patient["patient_id"]), *counted]
-
-    assert site.apply(*(event("create", one) for one in several)) == expected
-    assert shown() == [1, 1, 1, 1]
-    assert site.apply(*(event("update", one) for one in changed)) == expected
-    assert shown() == [1, 1, 1, 1]
-    site.apply(*(event("delete", one) for one in several))
-    assert shown() == [0, 0, 0, 0]
-    assert site.apply(*(event("create", one) for one in several)) == expected
-    assert shown() == [1, 1, 1, 1]
-    uuids = tuple(site.mapped(one)["uuid"] for one in several)
-    assert site.value("SELECT COUNT(*) FROM uuid_registry WHERE uuid IN %s", uuids) == 4
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +36,12 @@ def test_a_site_of_mixed_collations_takes_every_kind_through_its_life(old_site: 
     live_through(old_site)
 
 
-def test_a_character_that_an_old_table_cannot_hold_is_refused_by_column(old_site: Site) -> None:
+def test_a_character_that_an_old_table_cannot_hold_is_refused_by_field(old_site: Site) -> None:
     """By INSERT and by UPDATE; others of the batch are done."""
     good, bad = clinic.patient(given_name="김"), clinic.patient(given_name="𠮷")
     refused = Failed(
         ErrorClass.REFUSED,
-        "patient_data.fname: holds a character or value the column cannot store (database error 1366)",
+        "given_name: has a character that OpenEMR's patient_data.fname cannot hold (character set utf8mb3)",
     )
     assert old_site.apply(event("create", bad), event("create", good)) == [refused, Applied()]
     assert old_site.rows("SELECT 1 FROM patient_data WHERE pubpid = %s", bad["patient_id"]) == []
@@ -135,7 +52,7 @@ def test_a_character_that_an_old_table_cannot_hold_is_refused_by_column(old_site
     assert old_site.of(good)["fname"] == "김"
 
 
-def test_a_drug_that_an_old_table_cannot_hold_is_refused_by_column(old_site: Site) -> None:
+def test_a_drug_that_an_old_table_cannot_hold_is_refused_by_field(old_site: Site) -> None:
     """Latin 1 has no Hangul."""
     patient = clinic.patient()
     old_site.put(patient)
@@ -143,7 +60,7 @@ def test_a_drug_that_an_old_table_cannot_hold_is_refused_by_column(old_site: Sit
     error_class, message = old_site.refusal(medication(patient["patient_id"], drug="아스피린"))
 
     assert error_class == "refused"
-    assert message.startswith("prescriptions.drug: holds a character or value the column cannot store")
+    assert message == "drug: has a character that OpenEMR's prescriptions.drug cannot hold (character set latin1)"
 
 
 def test_a_site_without_version_is_known_by_its_columns(old_site: Site) -> None:

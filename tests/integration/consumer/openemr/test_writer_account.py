@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import re
 import uuid
 from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
 
+from consumer.apply import apply_events
 from consumer.openemr import account, ledger_schema
 from consumer.openemr.account import written_tables
-from tests.integration.consumer.openemr.sites import Site
+from consumer.ports import StreamPosition
+from consumer.settle import settle_events
+from operations.where import _APPLIED, _MAPPED, _TRAIL, _WAITING
+from tests import clinic
+from tests.fakes import FakeMarker, FakeSource
+from tests.integration.consumer.openemr.lives import live_through
+from tests.integration.consumer.openemr.sites import Site, event, installed_site
 from tests.scratch import connected
 
 ACCESS_DENIED, NO_SUCH_RIGHT, NO_RIGHT_ON_TABLE, NO_RIGHT_ON_COLUMN = 1044, 1227, 1142, 1143
@@ -111,6 +120,65 @@ def test_no_table_but_the_written_ones_may_be_changed(site: Site, writer: sa.Con
     assert changing == written_tables()
     assert [grant for grant in grants if " ON *.*" in grant and "GRANT USAGE" not in grant] == []
     assert [grant for grant in grants if "GRANT OPTION" in grant or "ALL PRIVILEGES" in grant] == []
+
+
+def test_each_right_is_used_and_no_other_is_needed(openemr_admin_url: str) -> None:
+    """By the statements that the writer, emrsync verify and emrsync where send in all they do."""
+    with installed_site(openemr_admin_url, "8.2.0-dev") as site:
+        patient = clinic.patient()
+        visit = clinic.encounter(patient["patient_id"])
+        with site.reopened() as one, one.statements() as sent:
+            one.target._read_tables()
+            one.apply(event("create", visit))
+            live_through(one)
+            one.target.overdue(dt.datetime.now(dt.UTC), 1)
+            one.target.reported_overdue([uuid.uuid4()])
+            created = event("create", patient, target="fhir")
+            settle_events(one.target, FakeMarker(FakeSource()), [created], (), clock=_now)
+            one.delete(visit)
+            positions = (StreamPosition("emrsync.patient", 0, 1),)
+            apply_events(one.target, [created], positions, clock=_now)
+        granted = {
+            table.replace(f"{site.database}.", "").replace(f"{site.ledger}.", "ledger."): verbs
+            for grant in site.rows(f"SHOW GRANTS FOR {sa.make_url(site.writer_url).username}")
+            for table, verbs in [_right(next(iter(grant.values())))]
+            if table != "*.*"
+        }
+    used: dict[str, set[str]] = {}
+    read = [one.format(schema="ledger") for one in (_MAPPED, _APPLIED, _WAITING, _TRAIL)]
+    for statement in (*sent, *(" ".join(one.split()) for one in read)):
+        for table, verbs in verbs_of(statement.replace(f"{site.ledger}.", "ledger.")).items():
+            used.setdefault(table, set()).update(verbs)
+    used.pop("information_schema.columns")
+
+    assert used == granted
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def _right(grant: str) -> tuple[str, set[str]]:
+    verbs, _, rest = grant.removeprefix("GRANT ").partition(" ON ")
+    return rest.partition(" TO ")[0].replace("`", ""), set(verbs.split(", "))
+
+
+def verbs_of(statement: str) -> dict[str, set[str]]:
+    """Give the verbs that a statement needs, by table; what a table alias stands for is found by its FROM or JOIN."""
+    found: dict[str, set[str]] = {}
+    text = re.sub(r"'(?:[^'\\\\]|\\\\.)*'", "''", statement)
+    for pattern, verb in (
+        (r"^INSERT INTO ([\w.`]+)", "INSERT"),
+        (r"^UPDATE ([\w.`]+)", "UPDATE"),
+        (r"^DELETE FROM ([\w.`]+)", "DELETE"),
+        (r"^INSERT INTO ([\w.`]+) .* ON DUPLICATE KEY UPDATE ", "UPDATE"),
+        (r"^INSERT INTO ([\w.`]+) .* ON DUPLICATE KEY UPDATE ", "SELECT"),  # MariaDB reads the columns it sets
+        (r"\b(?<!DELETE )(?:FROM|JOIN) ([a-z_.`][\w.`]*)", "SELECT"),
+        (r"^(?:UPDATE|DELETE FROM) ([\w.`]+) .*\b(?:WHERE|JOIN|GREATEST\(id)", "SELECT"),
+    ):
+        for table in re.findall(pattern, text):
+            found.setdefault(table.replace("`", ""), set()).add(verb)
+    return found
 
 
 def test_applying_the_account_again_resets_its_password_and_keeps_its_rights(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from consumer.openemr.visibility import service_request_supported
+from consumer.openemr.behaviour import SERVICE_REQUEST
 
 OLD_COLUMNS = ("procedure_order_id", "order_status")
 NEW_COLUMNS = (*OLD_COLUMNS, "order_intent")
@@ -26,4 +26,4 @@ def test_service_request_follows_the_version_and_if_unknown_the_columns(
     version: tuple[int, int, int], order_columns: tuple[str, ...], expected: bool
 ) -> None:
     """A schema loaded without OpenEMR's installer has version 0.0.0."""
-    assert service_request_supported(version, order_columns) is expected
+    assert SERVICE_REQUEST.shown_by(version, {"procedure_order": order_columns}) is expected
