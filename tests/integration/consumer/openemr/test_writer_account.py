@@ -15,6 +15,7 @@ from consumer.openemr import account, ledger_schema
 from consumer.openemr.account import written_tables
 from consumer.ports import StreamPosition
 from consumer.settle import settle_events
+from operations import dead_letter_actions
 from operations.where import _APPLIED, _MAPPED, _TRAIL, _WAITING
 from tests import clinic
 from tests.fakes import FakeMarker, FakeSource
@@ -123,7 +124,7 @@ def test_no_table_but_the_written_ones_may_be_changed(site: Site, writer: sa.Con
 
 
 def test_each_right_is_used_and_no_other_is_needed(openemr_admin_url: str) -> None:
-    """By the statements that the writer, emrsync verify and emrsync where send in all they do."""
+    """By the statements that the writer, emrsync where and emrsync dead-letter send in all they do."""
     with installed_site(openemr_admin_url, "8.2.0-dev") as site:
         patient = clinic.patient()
         visit = clinic.encounter(patient["patient_id"])
@@ -145,7 +146,8 @@ def test_each_right_is_used_and_no_other_is_needed(openemr_admin_url: str) -> No
             if table != "*.*"
         }
     used: dict[str, set[str]] = {}
-    read = [one.format(schema="ledger") for one in (_MAPPED, _APPLIED, _WAITING, _TRAIL)]
+    reading = (_MAPPED, _APPLIED, _WAITING, _TRAIL, dead_letter_actions._READ, dead_letter_actions._INSERT)
+    read = [one.format(schema="ledger") for one in reading]
     for statement in (*sent, *(" ".join(one.split()) for one in read)):
         for table, verbs in verbs_of(statement.replace(f"{site.ledger}.", "ledger.")).items():
             used.setdefault(table, set()).update(verbs)
