@@ -134,7 +134,9 @@ def _meaning(error: sa.exc.DBAPIError, ledger_schema: str) -> Exception:
             return RaceError(f"{where}: another writer was first", failure)
         return RefusedError(failure.error_class, failure.message)
     reason = _MISCONFIGURED.get(number, f"a statement on {table} was refused")
-    kind = OutdatedError if number == _NO_SUCH_COLUMN else MisconfiguredError
+    # Of our own tables only a migration brings what is missing.
+    outdated = number == _NO_SUCH_COLUMN and not table.startswith(f"{ledger_schema}.")
+    kind = OutdatedError if outdated else MisconfiguredError
     return kind(f"OpenEMR's database: {reason} (database error {number})")
 
 

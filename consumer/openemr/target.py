@@ -164,8 +164,12 @@ class OpenEmrTarget:
         return True
 
     def _read_tables(self, columns: Columns | None = None) -> _Tables:
-        with translated(self._ledger_schema), self._connection.begin():
-            site = read_site(self._connection, self._choices, columns=columns)
+        try:
+            with translated(self._ledger_schema), self._connection.begin():
+                site = read_site(self._connection, self._choices, columns=columns)
+        except OutdatedError as error:
+            # What is read of a site is the same in all versions: another look would find the same.
+            raise MisconfiguredError(str(error)) from None
         return _Tables(
             site,
             PatientTable(site),

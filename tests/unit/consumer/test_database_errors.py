@@ -179,6 +179,13 @@ def test_a_column_that_is_gone_makes_the_drafts_outdated() -> None:
     assert NAME not in str(error)
 
 
+def test_a_column_that_the_ledger_lacks_needs_a_person() -> None:
+    """A migration was forgotten: waiting would not bring it."""
+    error = error_of(1054, "Unknown column 'x' in 'field list'", "SELECT x FROM emr_sync.entity_map")
+
+    assert isinstance(error, MisconfiguredError)
+
+
 def test_a_lost_connection_is_transient_whatever_its_number() -> None:
     """SQLAlchemy knows that the connection is gone."""
     with pytest.raises(TransientError), translated("emr_sync"):

@@ -10,10 +10,11 @@ import pytest
 
 from consumer.openemr.installation import versions
 from consumer.outcome import Applied, ErrorClass, Failed
+from consumer.ports import MisconfiguredError
 from tests import clinic
 from tests.dialects import of_one_dialect
 from tests.integration.consumer.openemr.lives import live_through
-from tests.integration.consumer.openemr.sites import Site, event, installed_site, medication
+from tests.integration.consumer.openemr.sites import Site, event, installed_site, medication, open_target
 from tests.scratch import connected
 
 VERSION_LIMIT_S: Final = 20.0
@@ -142,6 +143,15 @@ def test_columns_are_read_again_when_an_upgrade_renames_one_that_has_another_nam
 
         site.put(drug)
         assert site.of(drug)["note"] == "daily"
+
+
+def test_a_site_without_a_column_that_every_version_has_is_refused_at_start(openemr_admin_url: str) -> None:
+    """A consumer that waited for it would wait for ever."""
+    with installed_site(openemr_admin_url, "8.2.0-dev") as site:
+        site.change("ALTER TABLE users DROP npi")
+
+        with pytest.raises(MisconfiguredError, match="a column is not there"):
+            open_target(site.writer_url, site.ledger)
 
 
 @pytest.mark.parametrize("version", ["6.0.0", "8.2.0-dev"])
