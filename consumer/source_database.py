@@ -112,9 +112,10 @@ def _transient(error: sa.exc.DBAPIError, code: str | int) -> TransientError:
 
 
 def _code(error: sa.exc.DBAPIError) -> str | int:
-    """Return PostgreSQL's state or MySQL's number, or the error's name where it has none; never its text."""
-    state = getattr(error.orig, "sqlstate", None)
-    if isinstance(state, str):
-        return state
+    """Return MySQL's number, else PostgreSQL's state, or the error's name where it has none; never its text."""
     arguments: tuple[object, ...] = error.orig.args if error.orig is not None else ()
-    return arguments[0] if arguments and isinstance(arguments[0], int) else type(error.orig).__name__
+    # MySQL's driver gives a state too, which says less: 42000 is a wrong statement and a missing right alike.
+    if arguments and isinstance(arguments[0], int):
+        return arguments[0]
+    state = getattr(error.orig, "sqlstate", None)
+    return state if isinstance(state, str) else type(error.orig).__name__

@@ -121,7 +121,13 @@ class RealSystem:
 
     def cross(self, first: Event, second: Event) -> threading.Thread:
         """Hold the second row, and want the first one when the marker has it and waits for the second."""
-        held = threading.Event()
+        held, met = threading.Event(), threading.Event()
+
+        def look(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+            if statement.startswith("UPDATE sync_outbox"):
+                met.set()
+
+        sa.event.listen(self.marker_engine, "after_cursor_execute", look)
 
         def update(connection: sa.Connection, one: Event, times: int = 1) -> None:
             where = sync_outbox.c.outbox_id == one.outbox_id
@@ -133,6 +139,8 @@ class RealSystem:
                 # PostgreSQL ends the one that waited first, MariaDB the one that changed less: the mark, both times.
                 update(connection, second, times=20)
                 held.set()
+                # The marker has the first row, and soon waits for the second.
+                assert met.wait(10)
                 time.sleep(0.3)
                 update(connection, first)
 

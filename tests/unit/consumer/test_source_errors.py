@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from psycopg import errors
 
-from consumer.ports import MisconfiguredError, TransientError
+from consumer.ports import MisconfiguredError, RaceError, TransientError
 from consumer.source_database import translated
 from tests.clinic import FAMILY_NAME as NAME
 
@@ -71,3 +71,18 @@ def test_a_wrong_setting_is_none(orig: Exception, kind: type[sa.exc.DBAPIError] 
 
     assert isinstance(error, MisconfiguredError)
     assert said in str(error)
+
+
+@pytest.mark.parametrize("orig", [errors.DeadlockDetected(NAME), pymysql.err.OperationalError(1213, NAME)])
+def test_a_deadlock_is_a_race_that_may_be_run_again_at_once(orig: Exception) -> None:
+    """Its loser finds the rows free."""
+    assert isinstance(meaning(orig), RaceError)
+
+
+def test_mysqls_number_counts_more_than_its_state() -> None:
+    """The driver gives both for what a server says; 42000 is a missing right and much else."""
+    orig = pymysql.err.OperationalError(1142, NAME)
+    orig.sqlstate = "42000"
+
+    assert isinstance(meaning(orig), MisconfiguredError)
+    assert "lacks a right" in str(meaning(orig))
