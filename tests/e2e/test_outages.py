@@ -17,8 +17,8 @@ from tests.chaos.outage import EVENTS_PER_S, endure
 HOLD_S: Final = 6.0
 """`make chaos ARGS="--outages --hold-s 60"` takes longer ones."""
 
-RECOVERY_MAX_S: Final = 30.0
-"""Measured: 0 to 5 s after the system works again, and up to 13 s after a Connect worker's restart."""
+RECOVERY_MAX_S: Final = 60.0
+"""Measured on two cores with nothing else to do: 0 to 5 s after the system works again, 13 s after a worker's restart."""
 
 COMMITS_PER_S: Final = EVENTS_PER_S / EVENTS_PER_COMMIT
 
