@@ -16,11 +16,18 @@ from tests.chaos.checker import Checker
 from tests.chaos.load import write
 from tests.chaos.outage import FIRST_NUMBER
 from tests.e2e.clinic_chain import Chain
-from tests.e2e.members import Member
+from tests.e2e.members import Member, member
+
+
+@pytest.fixture(scope="module")
+def lasting_consumer(clinic: Chain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Member]:
+    """Give a member that all tests here share."""
+    with member(clinic.variables, tmp_path_factory.mktemp("member") / "consumer.log") as running:
+        yield running
 
 
 @pytest.fixture
-def checker(clinic: Chain, consumer: Member) -> Iterator[Checker]:
+def checker(clinic: Chain, lasting_consumer: Member) -> Iterator[Checker]:
     """Give a checker of a patient with an encounter and two orders, all done."""
     with contextlib.closing(Checker(clinic.variables)) as made:
         number = FIRST_NUMBER + made.after

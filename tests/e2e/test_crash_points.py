@@ -19,7 +19,7 @@ from stack import Stack
 from tests.chaos.arena import Arena, arena
 from tests.chaos.load import Load, write
 from tests.chaos.outage import FIRST_NUMBER, watched
-from tests.e2e.members import Member
+from tests.e2e.members import Member, wait_for
 
 PAIRS: Final = (
     (Point.BEFORE_TARGET_COMMIT, Point.AFTER_TARGET_COMMIT),
@@ -31,8 +31,11 @@ PAIRS: Final = (
 )
 """Both points of a step in one test: the first member dies at the one, the second at the other."""
 
-ELSEWHERE: Final = {Point.BEFORE_RETRY_SETTLE, Point.AFTER_RETRY_SETTLE}
-"""Points of the retry role, which is another process."""
+RETRY: Final = (Point.BEFORE_RETRY_SETTLE, Point.AFTER_RETRY_SETTLE)
+"""The same of the retrier, which is another process."""
+
+HOLD_S: Final = 2
+"""How long a row stays a dead retrier's own."""
 
 EVENTS_PER_S: Final = 60.0
 DEATH_LIMIT_S: Final = 90.0
@@ -46,7 +49,7 @@ TIMES: Final = 3
 
 def test_every_point_has_its_crash() -> None:
     """A new point needs a place here."""
-    assert set(Point) == {*itertools.chain(*PAIRS), *ELSEWHERE}
+    assert set(Point) == {*itertools.chain(*PAIRS), *RETRY}
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair[0].value.removeprefix("before_"))
@@ -78,7 +81,39 @@ def test_a_member_killed_at_a_point_loses_nothing_and_repeats_nothing(
 def crashing(point: Point) -> tuple[str, ...]:
     """Give the module that runs a member which dies there."""
     times = TIMES if point.value.endswith(("commit", "mark")) else 1
-    return "tests.chaos.crashing", point.value, str(times)
+    return "tests.chaos.crashing", point.value, str(times), "consumer"
+
+
+@pytest.mark.parametrize("point", RETRY)
+def test_a_retrier_killed_at_a_point_loses_nothing_and_repeats_nothing(
+    breakable: Stack, tmp_path: Path, point: Point
+) -> None:
+    """A row that failed for an option that OpenEMR has now: the next retrier makes it done, with one effect."""
+    with arena(breakable, tmp_path, members=1) as opened, watched(opened) as checker:
+        number = FIRST_NUMBER + checker.after
+        option = f"language_{number}"
+        fields = {**patient(number), "language": option}
+        write(opened.variables["EMRSYNC_APP_URL"], [Row(EntityType.PATIENT, Operation.CREATE, fields)])
+        wait_for(lambda: checker.statuses() == {"failed failed unknown_option": 1}, 30, checker.statuses)
+        with opened.clerk.begin() as clerk, opened.source_admin.begin() as admin:
+            add = "INSERT INTO list_options (list_id, option_id, title, activity) VALUES ('language', %s, %s, 1)"
+            clerk.exec_driver_sql(add, (option, option))
+            admin.exec_driver_sql("UPDATE sync_outbox SET next_attempt_at = now() WHERE seq > %s", (checker.after,))
+        environment = {
+            **opened.variables,
+            "EMRSYNC_RETRY_HOLD_SECONDS": str(HOLD_S),
+            "EMRSYNC_RETRY_INTERVAL_SECONDS": "1",
+        }
+        victim = Member(environment, tmp_path / "victim.log", ("tests.chaos.crashing", point.value, "1", "retry"))
+        assert -signal.SIGKILL == victim.wait_ended(), victim.log
+        retrier = Member(environment, tmp_path / "retrier.log", ("operations", "retry", "run"))
+        try:
+            checker.wait_at_rest(REST_LIMIT_S)
+        finally:
+            retrier.close()
+
+        assert [] == checker.violations(at_rest=True, with_diary=True)
+        assert ["done"] == [row["status"] for row in checker.rows()]
 
 
 def troubles(opened: Arena, number: int) -> Iterator[None]:

@@ -18,7 +18,7 @@ HOLD_S: Final = 6.0
 """`make chaos ARGS="--outages --hold-s 60"` takes longer ones."""
 
 RECOVERY_MAX_S: Final = 60.0
-"""Measured on two cores with nothing else to do: 0 to 5 s after the system works again, 13 s after a worker's restart."""
+"""Measured on two cores of their own: 0 to 5 s after the system works again, 13 s after a worker's restart."""
 
 COMMITS_PER_S: Final = EVENTS_PER_S / EVENTS_PER_COMMIT
 
