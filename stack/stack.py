@@ -144,18 +144,27 @@ class Stack:
         """Kill a program and its descendants with SIGKILL, and return their pids; it stays down until started."""
         return self._supervisor(self._state()).kill_program(name)
 
-    def add_program(self, name: str, argv: Sequence[str], environment: Mapping[str, str]) -> None:
+    def add_program(
+        self, name: str, argv: Sequence[str], environment: Mapping[str, str], *, stop_limit_s: int = 30
+    ) -> None:
         """Register a program, such as consumer-1, that runs as ourselves in the home; `start` starts it.
 
         It gets PATH, HOME and LANG besides `environment`, and nothing of the caller's shell. Registering it again
-        with another command or environment stops it; the same again changes nothing.
+        with another command or environment stops it; the same again changes nothing. Told to stop, it has stop_limit_s
+        seconds before it is killed.
 
         Raises:
             ValueError: the name or a value cannot be written in supervisor's configuration.
         """
         if name in port_names(len(SERVICES)):
             raise ValueError(f"{name} is the name of a server")
-        program = Program(name=name, argv=tuple(argv), environment=dict(environment), directory=self.layout.home)
+        program = Program(
+            name=name,
+            argv=tuple(argv),
+            environment=dict(environment),
+            directory=self.layout.home,
+            stop_limit_s=stop_limit_s,
+        )
         with self._locked():
             self._supervisor(self._state()).register([program])
 
