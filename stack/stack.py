@@ -8,10 +8,11 @@ from pathlib import Path
 
 from stack import environment
 from stack.accounts import server_accounts
-from stack.artifacts import DEBEZIUM, KAFKA, cache_folder, fetch, folder_of
+from stack.artifacts import DEBEZIUM, JMX, KAFKA, cache_folder, fetch, folder_of
 from stack.commands import tail_of_file
 from stack.config import StackSettings
 from stack.errors import HomeNotUpError, UnknownProgramError
+from stack.jmx.agent import JmxAgent
 from stack.layout import Layout, create_folders, remove_home
 from stack.locking import exclusive
 from stack.packages import ensure_packages
@@ -187,7 +188,8 @@ class Stack:
 
     def _fetch_jars(self) -> None:
         cache = cache_folder(StackSettings())
-        for artifact in (KAFKA, *DEBEZIUM):
+        agent = () if StackSettings().jmx_port is None else (JMX,)
+        for artifact in (KAFKA, *DEBEZIUM, *agent):
             fetch(artifact, cache, self._report)
 
     def _prepare_home(self, wanted: tuple[str, ...], workers: int) -> State:
@@ -211,7 +213,9 @@ class Stack:
         return state
 
     def _site(self, state: State) -> Site:
-        cache = cache_folder(StackSettings())
+        settings = StackSettings()
+        cache = cache_folder(settings)
+        agent = folder_of(JMX, cache)
         return Site(
             layout=self.layout,
             state=state,
@@ -219,6 +223,8 @@ class Stack:
             services=self.layout.service_data(),
             kafka_jars=folder_of(KAFKA, cache),
             plugin_folders=tuple(folder for plugin in DEBEZIUM if (folder := folder_of(plugin, cache)).is_dir()),
+            # Decided anew at each `up`; commands that only look must not need the jar.
+            jmx=JmxAgent(agent, settings.jmx_port) if settings.jmx_port is not None and agent.is_dir() else None,
         )
 
     def _servers(self, state: State) -> tuple[Service, ...]:

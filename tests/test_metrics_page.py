@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
@@ -68,6 +72,96 @@ def undefined(texts: Iterable[str]) -> set[str]:
     for name, (kind, _labels) in defined().items():
         known |= {f"{name}_bucket", f"{name}_sum", f"{name}_count"} if kind == "histogram" else {name}
     return {name for text in texts for name in re.findall(r"\bemrsync_[a-z_]+\b", text)} - known
+
+
+ALERTS: Final = ROOT / "deploy" / "prometheus" / "alerts.yaml"
+ALERT_TESTS: Final = ROOT / "deploy" / "prometheus" / "alerts_test.yaml"
+DASHBOARD: Final = ROOT / "deploy" / "grafana" / "emrsync.json"
+
+
+def rules() -> list[dict[str, Any]]:
+    """Give the alert rules."""
+    return [rule for group in yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"] for rule in group["rules"]]
+
+
+def alert_tests() -> list[dict[str, Any]]:
+    """Give the unit tests of the rules, in promtool's form."""
+    tests: list[dict[str, Any]] = yaml.safe_load(ALERT_TESTS.read_text(encoding="utf-8"))["tests"]
+    return tests
+
+
+def targets() -> list[str]:
+    """Give the queries of the dashboard."""
+    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    return [target["expr"] for panel in panels for target in panel.get("targets", ())]
+
+
+def labels_asked(expression: str) -> set[str]:
+    """Give the labels that a query groups by or selects."""
+    grouped = [word for words in re.findall(r"by \(([a-z_, ]+)\)", expression) for word in words.split(", ")]
+    return {*grouped, *re.findall(r"[{,]([a-z_]+)=", expression)}
+
+
+def test_alerts_and_dashboard_ask_only_for_what_is_served() -> None:
+    """A renamed metric would be an alert that never comes."""
+    expressions = [*(rule["expr"] for rule in rules()), *targets()]
+    served = {label for _kind, labels in defined().values() for label in labels} | {"le", "instance"}
+
+    assert len(expressions) > 40
+    assert set() == undefined(expressions)
+    assert set() == {label for one in expressions for label in labels_asked(one)} - served
+
+
+def test_every_alert_says_how_bad_it_is_and_what_it_means() -> None:
+    """And has its row in the page that says what to do."""
+    page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    for rule in rules():
+        assert rule["labels"]["severity"] in {"page", "ticket"}, rule["alert"]
+        assert rule["annotations"]["summary"], rule["alert"]
+        assert f"| `{rule['alert']}` |" in page, rule["alert"]
+
+
+def test_every_alert_is_tested_to_come_and_to_stay_away() -> None:
+    """With series that exist."""
+    cases = [case for test in alert_tests() for case in test["alert_rule_test"]]
+    fire = {case["alertname"] for case in cases if case["exp_alerts"]}
+    silent = {case["alertname"] for case in cases if not case["exp_alerts"]}
+    names = {rule["alert"] for rule in rules()}
+    series = [one["series"] for test in alert_tests() for one in test["input_series"]]
+
+    assert names == fire == silent
+    assert set() == undefined(series)
+    for test in alert_tests():
+        for case in test["alert_rule_test"]:
+            [rule] = [one for one in rules() if one["alert"] == case["alertname"]]
+            for expected in case["exp_alerts"]:
+                assert expected["exp_labels"]["severity"] == rule["labels"]["severity"], case
+
+
+def test_promtool_agrees_where_it_is_installed() -> None:
+    """The other tests of this file do not need it; `apt-get install prometheus` brings it."""
+    promtool = shutil.which("promtool")
+    commands = [["check", "rules", str(ALERTS)], ["test", "rules", str(ALERT_TESTS)]] if promtool else []
+    for command in commands:
+        done = subprocess.run([str(promtool), *command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_dashboard_is_whole() -> None:
+    """Panels have ids of their own, do not overlap, and say what they show."""
+    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    cells = [
+        (x, y)
+        for panel in panels
+        for grid in [panel["gridPos"]]
+        for x in range(grid["x"], grid["x"] + grid["w"])
+        for y in range(grid["y"], grid["y"] + grid["h"])
+    ]
+
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _y in cells) == 23
+    assert all(panel["description"] for panel in panels if panel["type"] != "row")
 
 
 def test_every_metric_named_in_a_document_exists() -> None:
