@@ -73,6 +73,16 @@ class Settings(pydantic_settings.BaseSettings):
             raise SettingsError("; ".join(_told(one["loc"], one["msg"]) for one in found)) from None
 
 
+class MetricsSettings(Settings):
+    """Where a long-running process shows its metrics."""
+
+    metrics_port: int | None = pydantic.Field(default=None, ge=1, le=65_535)
+    """Port of /metrics; without one nothing is counted and nothing listens."""
+
+    metrics_host: str = pydantic.Field(default="127.0.0.1", min_length=1)
+    """Address it listens on; loopback by default, as it asks nobody who he is."""
+
+
 def _told(place: tuple[int | str, ...], reason: str) -> str:
     """Name the variable; settings that do not fit each other are named by the reason."""
     return f"{PREFIX}{'_'.join(str(part) for part in place).upper()}: {reason}" if place else reason

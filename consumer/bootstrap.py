@@ -14,21 +14,24 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from connectors import topics
-from consumer import kafka_options, source_database
+from consumer import kafka_options, metered, source_database
 from consumer.backoff import Backoff
 from consumer.config import ConsumerSettings, RetrySettings, SettlingSettings
 from consumer.dead_letters import DeadLetterLimits
 from consumer.failed_rows import SqlFailedRows
 from consumer.kafka import KafkaEventStream
 from consumer.loop import ConsumerLoop, LoopLimits
+from consumer.metrics import RetryMetrics, SettlingMetrics, StreamMetrics
+from consumer.metrics_endpoint import serving
 from consumer.openemr import session
 from consumer.openemr.ledger_schema import checked_schema
 from consumer.openemr.site import SiteChoices
 from consumer.openemr.target import OpenEmrTarget
 from consumer.outbox_marker import SqlOutboxMarker
-from consumer.ports import TransientError
+from consumer.ports import EventStream, FailedRows, OutboxMarker, Target, TransientError
 from consumer.retry_failed import Retrier, RetryLimits, StormBreaker, Told
 from consumer.retry_role import STOP_SEEN_S, RetryRole
 
@@ -46,11 +49,12 @@ def run(settings: ConsumerSettings | None = None) -> None:
     """
     settings = settings or ConsumerSettings.read()
     configure_logging(settings.log_format)
-    with stop_signal() as stop:
-        target = await_target(settings, stop)
+    with stop_signal() as stop, serving(settings.metrics_host, settings.metrics_port) as registry:
+        meters = None if registry is None else Meters(registry)
+        target = await_target(settings, stop, meters)
         if target is None:
             return
-        with wired(settings, target) as loop:
+        with wired(settings, target, meters) as loop:
             stop.tell(loop.stop)
             tune_memory()
             structlog.get_logger().info("consumer runs", action="started", group=settings.consumer_group)
@@ -58,7 +62,7 @@ def run(settings: ConsumerSettings | None = None) -> None:
     structlog.get_logger().info("consumer has left the group", action="stopped")
 
 
-def await_target(settings: ConsumerSettings, stop: StopSignal) -> OpenEmrTarget | None:
+def await_target(settings: ConsumerSettings, stop: StopSignal, meters: Meters | None = None) -> OpenEmrTarget | None:
     """Connect to OpenEMR's database as soon as it is there; None when asked to stop before that."""
     backoff = Backoff()
     while not stop.is_set():
@@ -66,6 +70,8 @@ def await_target(settings: ConsumerSettings, stop: StopSignal) -> OpenEmrTarget 
             return open_target(settings)
         except TransientError as error:
             delay_s = backoff.failed(dt.datetime.now(dt.UTC))
+            if meters is not None:
+                meters.settling.away("openemr")
             structlog.get_logger().warning("waits to start", action="start_waits", reason=str(error))
             stop.wait(delay_s)
     return None
@@ -83,7 +89,7 @@ def tune_memory() -> None:
 
 
 @contextlib.contextmanager
-def wired(settings: ConsumerSettings, target: OpenEmrTarget) -> Iterator[ConsumerLoop]:
+def wired(settings: ConsumerSettings, target: OpenEmrTarget, meters: Meters | None = None) -> Iterator[ConsumerLoop]:
     """Give a loop on the real systems; what it holds, the target too, is given back at the end."""
     servers, client_id = settings.kafka_bootstrap_servers, settings.client_id
     with contextlib.ExitStack() as held:
@@ -114,7 +120,37 @@ def wired(settings: ConsumerSettings, target: OpenEmrTarget) -> Iterator[Consume
         )
         # One thread: marks keep the order of their batches, and overlap with the next batch's way into OpenEMR.
         executor = held.enter_context(concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="marks"))
-        yield ConsumerLoop(stream, target, SqlOutboxMarker(source, settings.retry_policy), executor, limits=limits)
+        marker = SqlOutboxMarker(source, settings.retry_policy)
+        if meters is None:
+            yield ConsumerLoop(stream, target, marker, executor, limits=limits)
+        else:
+            yield ConsumerLoop(
+                meters.stream(stream), meters.target(target), meters.marker(marker), executor, limits=limits
+            )
+
+
+class Meters:
+    """Puts counting and timing ports before the real ones, where metrics are asked for."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self.settling = SettlingMetrics(registry)
+
+    def target(self, target: Target) -> Target:
+        """Time its transactions."""
+        return metered.MeteredTarget(target, self.settling)
+
+    def marker(self, marker: OutboxMarker) -> OutboxMarker:
+        """Count the outcomes that it writes."""
+        return metered.MeteredMarker(marker, self.settling)
+
+    def stream(self, stream: KafkaEventStream) -> EventStream:
+        """Show the member's partitions and lag."""
+        return metered.MeteredStream(stream, StreamMetrics(self._registry), self.settling, stream.ends)
+
+    def failed_rows(self, rows: FailedRows) -> FailedRows:
+        """Count the rows that are tried again."""
+        return metered.MeteredFailedRows(rows, RetryMetrics(self._registry), self.settling)
 
 
 def open_target(settings: SettlingSettings) -> OpenEmrTarget:
@@ -158,18 +194,22 @@ def run_retry(settings: RetrySettings | None = None) -> None:
     settings = settings or RetrySettings.read()
     configure_logging(settings.log_format)
     with stop_signal() as stop, contextlib.ExitStack() as held:
+        registry = held.enter_context(serving(settings.metrics_host, settings.metrics_port))
+        meters = None if registry is None else Meters(registry)
         source = source_database.create_engine(settings.source_url.get_secret_value())
         held.callback(source.dispose)
+        rows, marker = SqlFailedRows(source), SqlOutboxMarker(source, settings.retry_policy)
 
-        def open_late() -> OpenEmrTarget:
-            target = open_target(settings)
+        def open_late() -> Target:
+            with contextlib.nullcontext() if meters is None else meters.settling.asking("openemr"):
+                target = open_target(settings)
             held.callback(target.close)
-            return target
+            return target if meters is None else meters.target(target)
 
         role = RetryRole(
-            SqlFailedRows(source),
+            rows if meters is None else meters.failed_rows(rows),
             open_late,
-            SqlOutboxMarker(source, settings.retry_policy),
+            marker if meters is None else meters.marker(marker),
             limits=retry_limits(settings),
             interval_s=settings.retry_interval_seconds,
         )

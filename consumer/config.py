@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 import pydantic
 from pydantic import Field
 
-from connectors.config import PREFIX, Settings
+from connectors.config import PREFIX, MetricsSettings
 from connectors.events import RECORD_BYTES_MAX
 from connectors.topics import MESSAGE_BYTES_MAX
 from consumer.retry import ATTEMPTS_MAX, RetryPolicy
@@ -17,7 +17,7 @@ Word = Annotated[str, Field(min_length=1)]
 Seconds = Annotated[float, Field(gt=0, le=30 * 86_400)]
 
 
-class SettlingSettings(Settings):
+class SettlingSettings(MetricsSettings):
     """What every process needs that applies events and marks their rows."""
 
     openemr_url: pydantic.SecretStr

@@ -171,6 +171,14 @@ class KafkaEventStream:
                 return
             raise TransientError(f"Kafka did not take the offsets ({cause.name()})") from error
 
+    def ends(self) -> Mapping[Place, int | None]:
+        """Give the end of each owned partition as the last fetch told it, None before the first; asks nobody."""
+        found: dict[Place, int | None] = {}
+        for topic, partition in self._owned:
+            known = self._consumer.get_watermark_offsets(confluent_kafka.TopicPartition(topic, partition), cached=True)
+            found[topic, partition] = known[1] if known is not None and known[1] >= 0 else None
+        return found
+
     def close(self) -> None:
         """See ports.EventStream."""
         self._consumer.close()

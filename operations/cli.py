@@ -28,6 +28,9 @@ SECTIONS: Final = (
     ),
     Section("connector", "operations.connector_commands", "The Debezium connector of the outbox."),
     Section("consumer", "operations.consumer_commands", "The consumer group that writes into OpenEMR."),
+    Section(
+        "group", "operations.group_commands", "The members of the group: how far behind, more of them, more partitions."
+    ),
     Section("dead-letter", "operations.dead_letter_commands", "Records that were no events."),
     Section("retry", "operations.retry_command", "Failed rows, tried again: what is due, or what you choose."),
     Section("app", "operations.app_commands", "The sample clinic application."),

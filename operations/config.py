@@ -10,7 +10,7 @@ from typing import Literal, Self
 import pydantic
 import sqlalchemy as sa
 
-from connectors.config import PREFIX, Settings, SettingsError
+from connectors.config import PREFIX, MetricsSettings, SettingsError
 from connectors.connector_config import CONNECTOR_NAME
 from connectors.events import RECORD_BYTES_MAX
 from connectors.topics import BROKER_DEFAULT, MESSAGE_BYTES_MAX, PARTITIONS
@@ -26,7 +26,7 @@ def _user() -> str:
         return f"uid {os.getuid()}"  # a container may run as a number that has no name
 
 
-class OperationsSettings(Settings):
+class OperationsSettings(MetricsSettings):
     """Every address and account of the pipeline; all optional, as operators see only a part of it.
 
     Attributes:

@@ -14,6 +14,7 @@ from connectors.connect_watch import WatchEvent, WatchPolicy, watch
 from connectors.connector_config import connector_config
 from operations.config import OperationsSettings
 from operations.failures import FOUND
+from operations.pipeline_metrics import watch_metrics
 from operations.source import connector_place
 
 app = typer.Typer(no_args_is_help=True)
@@ -69,9 +70,15 @@ def watch_command(
 ) -> None:
     """Restart the connector's task whenever it has failed, until interrupted."""
     settings = OperationsSettings.read()
-    with _client(settings) as client:
+    with watch_metrics(settings) as metrics, _client(settings) as client:
+
+        def report(event: WatchEvent) -> None:
+            _tell(event)
+            if metrics is not None:
+                metrics.see(event)
+
         watch(
-            client, settings.connector_name, report=_tell, policy=WatchPolicy(poll_s=poll_s, restarts_max=restarts_max)
+            client, settings.connector_name, report=report, policy=WatchPolicy(poll_s=poll_s, restarts_max=restarts_max)
         )
 
 

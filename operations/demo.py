@@ -6,7 +6,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from connectors.outbox import EntityType
+from operations import members
 from operations.config import OperationsSettings
 from operations.demo_changes import make_changes, patient_states
 from operations.demo_input import population
@@ -45,7 +45,6 @@ MADE_BY: Final = "made-by-demo"
 """The file that marks a home as one that a later demo may remove."""
 
 _LOOK_S: Final = 0.25
-_CONSUMER_VARIABLES: Final = ("EMRSYNC_SOURCE_URL", "EMRSYNC_OPENEMR_URL", "EMRSYNC_KAFKA_BOOTSTRAP_SERVERS")
 
 _Value = TypeVar("_Value")
 
@@ -148,26 +147,12 @@ def _run(choices: DemoChoices, stack: Stack, *, say: Say, watch: Watch) -> DemoR
         export = folder.result()
     application = bootstrap.build(AppSettings.read(app_url=settings.text("app_url"), app_targets=choices.target))
     try:
-        start_consumers(stack, settings, variables, choices.consumers)
+        members.scale(stack, settings, choices.consumers, say=lambda _line: None)
+        members.start_retrier(stack, settings)
         say(f"{choices.consumers} consumers and a retrier run")
         return _Phases(choices, settings, application, watch, started).all(export)
     finally:
         application.close()
-
-
-def start_consumers(stack: Stack, settings: OperationsSettings, variables: Mapping[str, str], members: int) -> None:
-    """Start members of the consumer group, and one retrier, as supervised programs of the stack."""
-    environment = {name: variables[name] for name in _CONSUMER_VARIABLES} | {
-        "EMRSYNC_TOPIC_PREFIX": settings.topic_prefix,
-        "EMRSYNC_CONSUMER_GROUP": settings.consumer_group,
-        "EMRSYNC_LEDGER_SCHEMA": settings.ledger_schema,
-    }
-    programs = {f"consumer-{number}": ("consumer", "run") for number in range(1, members + 1)}
-    programs["retrier"] = ("retry", "run")
-    for name, words in programs.items():
-        argv = [sys.executable, "-m", "operations", *words]
-        stack.add_program(name, argv, {**environment, "EMRSYNC_CLIENT_ID": name})
-        stack.start(name)
 
 
 @dataclasses.dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Topics, lag and dead letters, asked from the brokers; the only module of this package that names Kafka's client."""
+"""Topics, lag and dead letters, asked from the brokers; with kafka_group the only module here that names the client."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class KafkaAdmin:
             "log_level": 0,
             "socket.timeout.ms": int(answer_limit_s * 1000),
         }
-        self._admin = AdminClient(options, logger=_silent())
+        self._admin = AdminClient(options, logger=silent())
 
     def ensure_topics(self, wanted: Sequence[Topic], *, report: Callable[[str], None]) -> tuple[TopicDrift, ...]:
         """Create what is missing and return how existing topics differ; they are never changed."""
@@ -146,7 +146,7 @@ class KafkaAdmin:
             bootstrap_servers=self._servers, group_id=f"emrsync-operations-{uuid.uuid4()}", client_id=_CLIENT_ID,
             classic=True,
         )  # fmt: skip
-        reader = Consumer({**options, "log_level": 0, "enable.partition.eof": True}, logger=_silent())
+        reader = Consumer({**options, "log_level": 0, "enable.partition.eof": True}, logger=silent())
         try:
             reader.assign([TopicPartition(topic, partition, start)])
             while start < end:
@@ -170,7 +170,7 @@ class KafkaAdmin:
         """Produce a record to its topic, to the partition that its key belongs to, durably."""
         if self._producer is None:
             options = producer_options(bootstrap_servers=self._servers, client_id=_CLIENT_ID)
-            self._producer = Producer({**options, "log_level": 0}, logger=_silent())
+            self._producer = Producer({**options, "log_level": 0}, logger=silent())
         failures: list[KafkaError] = []
         headers: list[tuple[str, str | bytes | None]] = list(record.headers)
         try:
@@ -250,11 +250,12 @@ class KafkaAdmin:
         return KafkaRefusedError(f"Kafka refuses: {cause.str()}")
 
 
-def _silent() -> logging.Logger:
-    silent = logging.getLogger("emrsync.kafka.admin")
-    silent.addHandler(logging.NullHandler())
-    silent.propagate = False
-    return silent
+def silent() -> logging.Logger:
+    """Give a logger that says nothing: the client's own log repeats what the raised error says."""
+    logger = logging.getLogger("emrsync.kafka.admin")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    return logger
 
 
 def _lag(

@@ -93,8 +93,11 @@ class PipelineStatus:
         return tuple(found)
 
 
-def read_status(settings: OperationsSettings) -> PipelineStatus:
-    """Ask every stage; one that does not answer takes nothing from the others."""
+def read_status(settings: OperationsSettings, *, settled: bool = True) -> PipelineStatus:
+    """Ask every stage; one that does not answer takes nothing from the others.
+
+    settled: count the rows that are done too, which reads the whole outbox.
+    """
     topics = entity_topics(settings.topic_prefix)
     lag = part(lambda: _kafka(settings).lag(settings.consumer_group, topics))
     if isinstance(lag, Unavailable):
@@ -106,7 +109,7 @@ def read_status(settings: OperationsSettings) -> PipelineStatus:
         kept = part(lambda: _kafka(settings).kept(topic))
         dead_letters = kept if isinstance(kept, Unavailable) else kept.count
         undecided = kept if isinstance(kept, Unavailable) else part(lambda: _undecided(settings, kept))
-    outbox = part(lambda: _outbox(settings))
+    outbox = part(lambda: _outbox(settings, settled=settled))
     return PipelineStatus(
         outbox=outbox,
         slot=outbox if isinstance(outbox, Unavailable) else part(lambda: _slot(settings)),
@@ -140,10 +143,12 @@ def _undecided(settings: OperationsSettings, kept: KeptRecords) -> int:
     return max(0, kept.count - actions.count(kept.offsets))
 
 
-def _outbox(settings: OperationsSettings) -> OutboxState:
+def _outbox(settings: OperationsSettings, *, settled: bool) -> OutboxState:
     row = sync_outbox.c
     kinds = (row.entity_type, row.status, row.outcome, row.error_class)
     counting = sa.select(*kinds, sa.func.count()).group_by(*kinds).order_by(*kinds)
+    if not settled:
+        counting = counting.where(row.status.in_((*_UNFINISHED, Status.FAILED.value)))
     oldest = sa.select(CurrentInstant(), sa.func.min(row.created_at)).where(row.status.in_(_UNFINISHED))
     with source(settings).connect() as connection:
         counts = tuple(Count(*found) for found in connection.execute(counting))

@@ -39,6 +39,7 @@ class Artifact:
 
 
 KAFKA = Artifact("kafka", STACK_DIR / "kafka" / "pom.xml")
+JMX = Artifact("jmx", STACK_DIR / "jmx" / "pom.xml")
 SYNTHEA = Artifact("synthea", STACK_DIR / "synthea" / "pom.xml")
 DEBEZIUM = (
     Artifact("debezium-postgres", STACK_DIR / "debezium" / "pom.xml", connector="postgres"),

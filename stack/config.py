@@ -16,6 +16,8 @@ class StackSettings(BaseSettings):
     cache_dir: Path | None = Field(default=None, validation_alias="EMRSYNC_CACHE_DIR")
     xdg_cache_home: Path | None = Field(default=None, validation_alias="XDG_CACHE_HOME")
 
+    jmx_port: int | None = Field(default=None, ge=1, le=65_000, validation_alias="EMRSYNC_JMX_PORT")
+
     def cache_choice(self) -> Path:
         """Return the folder for downloads that this user asked for, by EMRSYNC_CACHE_DIR, XDG_CACHE_HOME or default."""
         if self.cache_dir is not None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stack.accounts import Accounts
+from stack.jmx.agent import JmxAgent
 from stack.layout import Layout
 from stack.programs import Program
 from stack.state import State
@@ -22,6 +23,7 @@ class Site:
     services: Path
     kafka_jars: Path
     plugin_folders: tuple[Path, ...]
+    jmx: JmxAgent | None = None
 
     def port(self, name: str) -> int:
         """Return the port chosen for a service."""

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from stack import environment
 from stack.accounts import server_accounts
-from stack.artifacts import DEBEZIUM, KAFKA, cache_folder, fetch, folder_of
+from stack.artifacts import DEBEZIUM, JMX, KAFKA, cache_folder, fetch, folder_of
 from stack.commands import tail_of_file
 from stack.config import StackSettings
 from stack.errors import HomeNotUpError, UnknownProgramError
+from stack.jmx.agent import JmxAgent
 from stack.layout import Layout, create_folders, remove_home
 from stack.locking import exclusive
 from stack.packages import ensure_packages
@@ -144,18 +145,27 @@ class Stack:
         """Kill a program and its descendants with SIGKILL, and return their pids; it stays down until started."""
         return self._supervisor(self._state()).kill_program(name)
 
-    def add_program(self, name: str, argv: Sequence[str], environment: Mapping[str, str]) -> None:
+    def add_program(
+        self, name: str, argv: Sequence[str], environment: Mapping[str, str], *, stop_limit_s: int = 30
+    ) -> None:
         """Register a program, such as consumer-1, that runs as ourselves in the home; `start` starts it.
 
         It gets PATH, HOME and LANG besides `environment`, and nothing of the caller's shell. Registering it again
-        with another command or environment stops it; the same again changes nothing.
+        with another command or environment stops it; the same again changes nothing. Told to stop, it has stop_limit_s
+        seconds before it is killed.
 
         Raises:
             ValueError: the name or a value cannot be written in supervisor's configuration.
         """
         if name in port_names(len(SERVICES)):
             raise ValueError(f"{name} is the name of a server")
-        program = Program(name=name, argv=tuple(argv), environment=dict(environment), directory=self.layout.home)
+        program = Program(
+            name=name,
+            argv=tuple(argv),
+            environment=dict(environment),
+            directory=self.layout.home,
+            stop_limit_s=stop_limit_s,
+        )
         with self._locked():
             self._supervisor(self._state()).register([program])
 
@@ -178,7 +188,8 @@ class Stack:
 
     def _fetch_jars(self) -> None:
         cache = cache_folder(StackSettings())
-        for artifact in (KAFKA, *DEBEZIUM):
+        agent = () if StackSettings().jmx_port is None else (JMX,)
+        for artifact in (KAFKA, *DEBEZIUM, *agent):
             fetch(artifact, cache, self._report)
 
     def _prepare_home(self, wanted: tuple[str, ...], workers: int) -> State:
@@ -202,7 +213,9 @@ class Stack:
         return state
 
     def _site(self, state: State) -> Site:
-        cache = cache_folder(StackSettings())
+        settings = StackSettings()
+        cache = cache_folder(settings)
+        agent = folder_of(JMX, cache)
         return Site(
             layout=self.layout,
             state=state,
@@ -210,6 +223,8 @@ class Stack:
             services=self.layout.service_data(),
             kafka_jars=folder_of(KAFKA, cache),
             plugin_folders=tuple(folder for plugin in DEBEZIUM if (folder := folder_of(plugin, cache)).is_dir()),
+            # Decided anew at each `up`; commands that only look must not need the jar.
+            jmx=JmxAgent(agent, settings.jmx_port) if settings.jmx_port is not None and agent.is_dir() else None,
         )
 
     def _servers(self, state: State) -> tuple[Service, ...]:

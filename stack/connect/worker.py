@@ -4,6 +4,7 @@ from pathlib import Path
 
 import httpx
 
+from stack.jmx import agent
 from stack.jvm import java, locale_variables, server_options, write_logging
 from stack.layout import own_file, own_folder
 from stack.ports import LOOPBACK
@@ -51,7 +52,7 @@ def service(site: Site, number: int) -> Service:
             "org.apache.kafka.connect.cli.ConnectDistributed",
             str(properties),
             jars=site.kafka_jars,
-            options=server_options(folder, HEAP_MB),
+            options=(*server_options(folder, HEAP_MB), *agent.options(site.jmx, folder, number)),
         ),
         environment=locale_variables(connector_variables(site)),
         directory=folder,
@@ -71,6 +72,7 @@ def _prepare(site: Site, folder: Path, properties: Path, port: int) -> None:
     user = site.accounts.jvm
     own_folder(folder, user)
     write_logging(folder, user)
+    agent.write_rules(site.jmx, "connect", folder, user)
     values: dict[str, str | int] = {
         "KAFKA_BOOTSTRAP_SERVERS": f"{LOOPBACK}:{site.port('kafka')}",
         "REST_PORT": port,

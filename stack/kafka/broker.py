@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from stack.commands import run
+from stack.jmx import agent
 from stack.jvm import java, locale_variables, server_options, write_logging
 from stack.kafka.wire import broker_count
 from stack.layout import own_file, own_folder
@@ -24,7 +25,12 @@ def service(site: Site) -> Service:
     properties = folder / "server.properties"
     program = Program(
         name="kafka",
-        argv=java("kafka.Kafka", str(properties), jars=site.kafka_jars, options=server_options(folder, HEAP_MB)),
+        argv=java(
+            "kafka.Kafka",
+            str(properties),
+            jars=site.kafka_jars,
+            options=(*server_options(folder, HEAP_MB), *agent.options(site.jmx, folder, 0)),
+        ),
         environment=locale_variables({}),
         directory=folder,
         user=site.accounts.jvm,
@@ -43,6 +49,7 @@ def _prepare(site: Site, folder: Path, properties: Path) -> None:
     user = site.accounts.jvm
     own_folder(folder, user)
     write_logging(folder, user)
+    agent.write_rules(site.jmx, "kafka", folder, user)
     log_dir = folder / "log"
     _write_properties(site, properties, log_dir)
     if not log_dir.exists():

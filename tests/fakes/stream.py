@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from connectors import topics
 from connectors.outbox import EntityType
@@ -135,6 +135,10 @@ class FakeEventStream:
                 self._broker.halted.discard(one.place)
                 self._broker.commits.append((one.place, one.next_offset))
         self._faults.at("stream.committed")
+
+    def ends(self) -> Mapping[Place, int | None]:
+        """See KafkaEventStream.ends."""
+        return {place: len(log) if (log := self._broker.logs.get(place)) else None for place in self._next}
 
     def close(self) -> None:
         """See ports.EventStream."""

@@ -1,0 +1,93 @@
+"""The consumer group as the brokers see it, and the one change of its topics that may be made: more partitions."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]  # re-exported, not marked as such
+
+from consumer.kafka_options import consumer_options
+from operations.errors import KafkaRefusedError
+from operations.kafka import KafkaAdmin, PartitionLag, silent
+
+HEADS_LIMIT_S: Final = 5.0
+"""How long the first unsettled records are waited for; what has not come by then has no age."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GroupMember:
+    """One member: its client id, its host, and the partitions that it owns."""
+
+    client_id: str
+    host: str
+    partitions: tuple[tuple[str, int], ...]
+
+
+class GroupAdmin(KafkaAdmin):
+    """What the brokers know of a group."""
+
+    def members(self, group: str) -> tuple[GroupMember, ...]:
+        """Return the members, by client id; none for a group that nobody has joined yet."""
+        answer = self._admin.describe_consumer_groups([group], request_timeout=self._answer_limit_s)[group]
+        try:
+            described = self._result(answer)
+        except KafkaRefusedError:
+            # A broker from 4.0 on knows no group without a member that has ever come.
+            return ()
+        found = [
+            GroupMember(
+                one.client_id,
+                one.host.removeprefix("/"),
+                tuple(sorted((place.topic, place.partition) for place in one.assignment.topic_partitions)),
+            )
+            for one in described.members
+        ]
+        return tuple(sorted(found, key=lambda one: one.client_id))
+
+    def head_times(self, lagging: Collection[PartitionLag]) -> Mapping[tuple[str, int], float]:
+        """Return when the first unsettled record of each of these partitions was written, in seconds since 1970.
+
+        A partition whose record does not come in time, or has no time, is left out.
+        """
+        wanted = {(one.topic, one.partition): one for one in lagging if one.lag}
+        if not wanted:
+            return {}
+        options = consumer_options(
+            bootstrap_servers=self._servers, group_id="emrsync-operations-heads", client_id="emrsync-operations",
+            classic=True,
+        )  # fmt: skip
+        reader = Consumer({**options, "log_level": 0}, logger=silent())
+        found: dict[tuple[str, int], float] = {}
+        try:
+            reader.assign([TopicPartition(*place, one.end - one.lag) for place, one in wanted.items()])
+            deadline_s = time.monotonic() + HEADS_LIMIT_S
+            while len(found) < len(wanted) and (left_s := deadline_s - time.monotonic()) > 0:
+                message = reader.poll(left_s)
+                if message is None or message.error() is not None:
+                    continue
+                place = message.topic() or "", message.partition() or 0
+                if place not in found:
+                    found[place] = message.timestamp()[1] / 1000
+                    # One record of each is enough, and the next may be many megabytes.
+                    reader.pause([TopicPartition(*place)])
+        except KafkaException as error:
+            raise self._named(error) from error
+        finally:
+            reader.close()
+        return found
+
+    def partition_counts(self, topics: Collection[str]) -> Mapping[str, int]:
+        """Return how many partitions each of these topics has; those that are missing are left out."""
+        counts = self._partition_counts()
+        return {name: counts[name] for name in topics if name in counts}
+
+    def add_partitions(self, topics: Collection[str], wanted: int) -> None:
+        """Give each topic so many partitions; Kafka only adds."""
+        new = [NewPartitions(name, wanted) for name in topics]
+        answers = self._admin.create_partitions(new, operation_timeout=self._answer_limit_s)
+        for answer in answers.values():
+            self._result(answer)
