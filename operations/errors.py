@@ -19,3 +19,7 @@ class KafkaRefusedError(OperationError):
 
 class DeadLetterError(OperationError):
     """A dead letter is not there, or nothing more can be decided about it."""
+
+
+class ConnectorGuardError(OperationError):
+    """What was asked of the connector would lose or leave something; the message says what, and how to go on."""
