@@ -119,6 +119,9 @@ def _grants_of_postgresql(connection: sa.Connection, accounts: SourceAccounts, p
     grants += [f"GRANT SELECT, INSERT ON sync_outbox TO {app}"]
     # A slot is opened by REPLICATION alone; the snapshot reads the table.
     grants += [f"ALTER ROLE {cdc} REPLICATION", f"GRANT SELECT ON sync_outbox TO {cdc}"]
+    # A worker that hangs, or whose connection died in silence, holds the slot until the server gives it up: sooner
+    # than the 60 s of the default, and later than two of the connector's reports (status.update.interval.ms, 10 s).
+    grants += [f"ALTER ROLE {cdc} SET wal_sender_timeout = '20s'"]
     return grants + _marker_grants(quote, marker, present)
 
 

@@ -12,13 +12,11 @@ import tenacity
 
 from connectors.connect_errors import (
     ConnectBusyError,
-    ConnectError,
     ConnectorAbsentError,
     ConnectorNotRunningError,
-    ConnectorRefusedError,
     ConnectUnreachableError,
-    SourceUnreachableError,
     causes,
+    refusal,
 )
 
 APPLY_LIMIT_S: Final = 60.0
@@ -28,6 +26,7 @@ STEADY_S: Final = 2.0
 """A new task shows RUNNING before it has opened its connection: it must stay so for this long."""
 
 _CONNECT_LIMIT_S: Final = 5.0
+_READ_LIMIT_S: Final = 10.0  # a worker that hangs must not hide one that does not
 _REQUEST_LIMIT_S: Final = 45.0  # a PUT asks the source database before it is answered
 _POLL_S: Final = 0.25
 _RUNNING: Final = "RUNNING"
@@ -84,6 +83,7 @@ class ConnectorStatus:
 class ConnectClient:
     """The operations that the pipeline needs; every method may raise a ConnectError.
 
+    url may name several workers of one group, separated by commas: one that does not answer is passed over.
     Only a refused connection and a rebalance (409) are tried again, for at most retry_limit_s seconds.
     """
 
@@ -91,16 +91,16 @@ class ConnectClient:
         self,
         url: str,
         *,
+        login: tuple[str, str] | None = None,
         retry_limit_s: float = 15.0,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._url = url
+        self._urls = [one.strip().rstrip("/") for one in url.split(",") if one.strip()]
         self._sleep = sleep
         self._clock = clock
-        limits = httpx.Timeout(_REQUEST_LIMIT_S, connect=_CONNECT_LIMIT_S)
-        self._http = httpx.Client(base_url=url, timeout=limits, trust_env=False, transport=transport)
+        self._http = httpx.Client(auth=login, trust_env=False, transport=transport)
         self._retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((httpx.ConnectError, ConnectBusyError)),
             wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=2.0),
@@ -127,6 +127,22 @@ class ConnectClient:
         """Return the configuration that a connector has, secrets still as references."""
         read: dict[str, str] = self._call("GET", f"/connectors/{name}/config")
         return read
+
+    def config_or_none(self, name: str) -> dict[str, str] | None:
+        """Return the same, or None when there is no such connector."""
+        return self.config(name) if name in self.names() else None
+
+    def objections(self, config: Mapping[str, str]) -> tuple[str, ...]:
+        """Ask the connector itself what is wrong with a configuration; it tries its database for that."""
+        plugin = config["connector.class"].rsplit(".", 1)[-1]
+        asked = {"name": "plan", **config}
+        read = self._call("PUT", f"/connector-plugins/{plugin}/config/validate", json=asked)
+        return tuple(
+            f"{one['value']['name']}: {' '.join(error.split())}"
+            for one in read["configs"]
+            if one["value"] is not None  # of settings that only a definition is known of
+            for error in one["value"]["errors"]
+        )
 
     def apply(self, name: str, config: Mapping[str, str], *, limit_s: float = APPLY_LIMIT_S) -> ConnectorStatus:
         """Create or change a connector and wait until it and every task run, and keep running for STEADY_S.
@@ -225,42 +241,27 @@ class ConnectClient:
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
             raise ConnectUnreachableError(
-                f"Kafka Connect does not answer at {self._url} ({reason}): start a worker, or set EMRSYNC_CONNECT_URL"
+                f"Kafka Connect does not answer at {' or '.join(self._urls)} ({reason}): start a worker, or set"
+                " EMRSYNC_CONNECT_URL"
             ) from error
 
     def _call_once(self, method: str, path: str, **options: Any) -> Any:
-        response = self._http.request(method, path, **options)
+        response = self._response(method, path, **options)
         if response.is_success:
             return response.json() if response.content else None
-        raise _refusal(response, path)
+        raise refusal(response, path)
+
+    def _response(self, method: str, path: str, **options: Any) -> httpx.Response:
+        limit_s = _READ_LIMIT_S if method == "GET" else _REQUEST_LIMIT_S
+        limits = httpx.Timeout(limit_s, connect=_CONNECT_LIMIT_S)
+        for _ in self._urls[1:]:
+            try:
+                return self._http.request(method, f"{self._urls[0]}{path}", timeout=limits, **options)
+            except (httpx.ConnectError, httpx.TimeoutException):
+                # Whoever answered last is asked first; every request may be made twice.
+                self._urls.append(self._urls.pop(0))
+        return self._http.request(method, f"{self._urls[0]}{path}", timeout=limits, **options)
 
 
 def _since(since_s: float | None, now_s: float) -> float:
     return now_s if since_s is None else since_s
-
-
-def _refusal(response: httpx.Response, path: str) -> ConnectError:
-    try:
-        message = str(response.json().get("message") or "")
-    except (ValueError, AttributeError):
-        message = response.text[:400]
-    match response.status_code:
-        case 404:
-            return ConnectorAbsentError(f"{message or path}: apply it first, `emrsync connector apply`")
-        case 409:
-            return ConnectBusyError(f"the workers are sharing out their work: {message}; try again")
-        case 400 if "Unable to connect" in message or "connection" in message.lower():
-            return SourceUnreachableError(
-                f"the connector cannot use the source database: {' '.join(message.split())};"
-                " check EMRSYNC_CDC_…, and that the worker has EMRSYNC_CDC_PASSWORD"
-            )
-        case 400 | 422:
-            return ConnectorRefusedError(f"Kafka Connect refuses the configuration: {' '.join(message.split())}")
-        case 500 if "NullPointer" in message or "because" in message:
-            # Debezium's validation of a database that does not answer ends this way.
-            return SourceUnreachableError(
-                "the connector cannot reach the source database: start it or check EMRSYNC_CDC_HOST and"
-                " EMRSYNC_CDC_PORT; the worker's log has the reason"
-            )
-        case code:
-            return ConnectError(f"Kafka Connect answers {code} to {path}: {causes(message)}; see the worker's log")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+import httpx
+
 _STRUCT: Final = re.compile(r"Struct\s*\{.*", re.DOTALL)
 _REASON_CHARACTERS_MAX: Final = 400
 _REASONS_MAX: Final = 6
@@ -16,6 +18,10 @@ class ConnectError(Exception):
 
 class ConnectUnreachableError(ConnectError):
     """Nothing answers at the worker's address."""
+
+
+class ConnectForbiddenError(ConnectError):
+    """The REST interface wants another user or password."""
 
 
 class ConnectBusyError(ConnectError):
@@ -51,3 +57,44 @@ def causes(trace: str) -> str:
         # The root is the last one, and the one that tells.
         shown = [*shown[: _REASONS_MAX - 1], shown[-1]]
     return "\n".join(shown)
+
+
+def refusal(response: httpx.Response, path: str) -> ConnectError:
+    """Return the error that an answer of the REST interface means."""
+    in_json = True
+    try:
+        message = str(response.json().get("message") or "")
+    except (ValueError, AttributeError):
+        in_json, message = False, response.text[:400]
+    words = " ".join(message.split())
+    error: ConnectError
+    match response.status_code:
+        case 401 | 403:
+            error = ConnectForbiddenError(
+                "Kafka Connect asks who is there: set EMRSYNC_CONNECT_USER and EMRSYNC_CONNECT_PASSWORD"
+            )
+        case 404 if not in_json:
+            # Its web server listens before the worker has put its pages there.
+            error = ConnectBusyError("the worker is starting; try again")
+        case 503:
+            error = ConnectBusyError(f"the worker is starting: {words}; try again")
+        case 404:
+            error = ConnectorAbsentError(f"{message or path}: apply it first, `emrsync connector apply`")
+        case 409:
+            error = ConnectBusyError(f"the workers are sharing out their work: {message}; try again")
+        case 400 if "Unable to connect" in message or "connection" in message.lower():
+            error = SourceUnreachableError(
+                f"the connector cannot use the source database: {words};"
+                " check EMRSYNC_CDC_…, and that the worker has EMRSYNC_CDC_PASSWORD"
+            )
+        case 400 | 422:
+            error = ConnectorRefusedError(f"Kafka Connect refuses the configuration: {words}")
+        case 500 if "NullPointer" in message or "because" in message:
+            # Debezium's validation of a database that does not answer ends this way.
+            error = SourceUnreachableError(
+                "the connector cannot reach the source database: start it or check EMRSYNC_CDC_HOST and"
+                " EMRSYNC_CDC_PORT; the worker's log has the reason"
+            )
+        case code:
+            error = ConnectError(f"Kafka Connect answers {code} to {path}: {causes(message)}; see the worker's log")
+    return error

@@ -17,6 +17,7 @@ RUN useradd --system --no-create-home connect
 COPY --from=jars /opt/kafka /opt/kafka
 COPY --from=jars /opt/plugins /opt/plugins
 COPY connectors/connect/worker.properties /opt/connect/worker.properties
+COPY connectors/connect/rest-jaas.conf /opt/connect/rest-jaas.conf
 COPY stack/kafka/log4j2.xml /opt/connect/log4j2.xml
 COPY --chmod=755 docker/connect-worker /usr/local/bin/connect-worker
 USER connect

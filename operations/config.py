@@ -37,6 +37,8 @@ class OperationsSettings(MetricsSettings):
         openemr_admin_url: the same by an administrator; only provisioning uses it.
         cdc_host, cdc_port, cdc_database: the source database as the connector's worker sees it, from source_url when
             not given.
+        connect_url: one or several workers of a group, separated by commas.
+        source_log_bytes_max, source_log_hours_min: beyond them what the source keeps for the connector is a finding.
         cdc_tls_mode: in the words of the connector's driver.
         operator: who is remembered as having decided something; the user of the operating system when not given.
         record_bytes_max: the consumers' own limit.
@@ -56,6 +58,8 @@ class OperationsSettings(MetricsSettings):
     openemr_patient_deletes: Literal["keep", "remove"] = "keep"
     ledger_schema: str = pydantic.Field(default="emr_sync", pattern=r"^[a-z][a-z0-9_]{0,47}$")  # stands in SQL
     connect_url: str | None = None
+    connect_user: str | None = None
+    connect_password: pydantic.SecretStr | None = None
     connector_name: str = CONNECTOR_NAME
     cdc_user: str | None = None
     cdc_password: pydantic.SecretStr | None = None
@@ -65,6 +69,8 @@ class OperationsSettings(MetricsSettings):
     cdc_tls_mode: str | None = None
     cdc_slot: str = "emrsync"
     cdc_server_id: int = pydantic.Field(default=519_860, ge=1, le=4_294_967_295)
+    source_log_bytes_max: int = pydantic.Field(default=512 * 1024**2, ge=1_048_576)
+    source_log_hours_min: float = pydantic.Field(default=4.0, gt=0)
     operator: str = pydantic.Field(default_factory=_user, min_length=1)
     record_bytes_max: int = pydantic.Field(default=RECORD_BYTES_MAX, ge=1_024, le=MESSAGE_BYTES_MAX)
 

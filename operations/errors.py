@@ -23,3 +23,7 @@ class DeadLetterError(OperationError):
 
 class UnsettledError(OperationError):
     """A conflict cannot be settled as asked for; nothing was changed."""
+
+
+class ConnectorGuardError(OperationError):
+    """What was asked of the connector would lose or leave something; the message says what, and how to go on."""

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from connectors.accounts import AccountsError
 from connectors.config import SettingsError
 from connectors.connect_errors import ConnectError
+from connectors.connector_changes import SecretInConfigError
 from connectors.connector_config import ConnectorConfigError
 from connectors.migrations.errors import MigrationError
 from consumer.ports import MisconfiguredError, TransientError
@@ -26,6 +27,7 @@ KNOWN: Final = (
     ConnectError,
     ConnectorConfigError,
     MigrationError,
+    SecretInConfigError,
     MisconfiguredError,
     OperationError,
     SettingsError,

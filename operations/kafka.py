@@ -114,6 +114,22 @@ class KafkaAdmin:
         ]
         return (*drift, *self._config_drift(existing))
 
+    def described(self, names: Collection[str]) -> dict[str, dict[str, str]]:
+        """Return the settings of those topics that exist, with partitions and replication.factor among them."""
+        present = [name for name in names if name in self._partition_counts()]
+        if not present:
+            return {}
+        resources = {name: ConfigResource(ResourceType.TOPIC, name) for name in present}
+        configs = self._admin.describe_configs(list(resources.values()), request_timeout=self._answer_limit_s)
+        shapes = self._admin.describe_topics(TopicCollection(present), request_timeout=self._answer_limit_s)
+        found = {}
+        for name in present:
+            partitions = self._result(shapes[name]).partitions
+            shape = {"partitions": len(partitions), "replication.factor": len(partitions[0].replicas)}
+            settings = {one.name: one.value for one in self._result(configs[resources[name]]).values()}
+            found[name] = {setting: str(value) for setting, value in {**settings, **shape}.items()}
+        return found
+
     def lag(self, group: str, topics: Collection[str]) -> tuple[PartitionLag, ...]:
         """Return the lag of a consumer group per partition of the topics that exist."""
         counts = self._partition_counts()

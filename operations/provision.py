@@ -13,16 +13,16 @@ import connectors.migrations
 import consumer.openemr.account
 import consumer.openemr.ledger_schema
 import producer_app.migrations
-from connectors.connect_client import ConnectClient
 from connectors.connect_errors import ConnectError
-from connectors.connector_config import ConnectorConfigError, SourceEngine, connector_config
-from connectors.topics import schema_history_topic, topics
+from connectors.connector_config import ConnectorConfigError, connector_config
 from consumer.openemr.installation import InstallationError, install
 from operations.config import OperationsSettings
+from operations.connect import connect_client
 from operations.database_errors import reason
 from operations.errors import OperationError, ProvisionError
 from operations.kafka import KafkaAdmin
 from operations.source import connector_place, source_engine
+from operations.topic_check import wanted_topics
 from producer_app.errors import UnavailableError
 from producer_app.tables import metadata as app_metadata
 
@@ -153,22 +153,15 @@ def _login(settings: OperationsSettings, name: str) -> connectors.accounts.Login
 
 
 def _topics(settings: OperationsSettings, report: Report) -> None:
-    wanted = topics(
-        prefix=settings.topic_prefix,
-        partitions=settings.kafka_partitions,
-        replication_factor=settings.kafka_replication_factor,
-        min_insync_replicas=settings.kafka_min_insync_replicas,
-    )
     with _step("topics", report) as say:
         asked = settings.database_url("source_admin_url" if settings.source_admin_url else "source_url")
-        if source_engine(asked) is SourceEngine.POSTGRESQL:
-            wanted = tuple(one for one in wanted if one.name != schema_history_topic(settings.topic_prefix))
+        wanted = wanted_topics(settings, source_engine(asked))
         for drift in KafkaAdmin(settings.text("kafka_bootstrap_servers")).ensure_topics(wanted, report=say):
             say(f"{drift}; it is left as it is, change it with Kafka's own tools if that is not meant")
 
 
 def _connector(settings: OperationsSettings, choices: Choices, report: Report) -> None:
-    with _step("connector", report) as say, ConnectClient(settings.text("connect_url")) as client:
+    with _step("connector", report) as say, connect_client(settings, retry_limit_s=15.0) as client:
         asked = settings.database_url("source_admin_url") if settings.source_admin_url else None
         config = connector_config(connector_place(settings, asked_url=asked))
         seen = client.apply(settings.connector_name, config, limit_s=choices.connector_limit_s)

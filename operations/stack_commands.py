@@ -18,16 +18,18 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command()
 def up(
+    *,
     home: stack.cli.Home = None,
     service: Annotated[list[str] | None, typer.Option(help="Only this service (repeatable).")] = None,
     workers: Annotated[int, typer.Option(help="Kafka Connect workers.")] = 1,
+    connect_auth: stack.cli.ConnectAuth = False,
     servers_only: Annotated[bool, typer.Option("--servers-only", help="Start servers, provision nothing.")] = False,
     openemr_version: OpenemrVersion = DEFAULT_VERSION,
 ) -> None:
     """Start what is down, wait until everything answers, and make it ready for the pipeline."""
     with stack.cli.exit_codes():
         here = stack.cli.stack_at(home)
-        here.up(services=tuple(service or SERVICES), workers=workers)
+        here.up(services=tuple(service or SERVICES), workers=workers, connect_auth=connect_auth)
         variables = here.env()
         programs = here.status()
     if not servers_only:

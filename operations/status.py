@@ -6,10 +6,11 @@ import dataclasses
 
 import sqlalchemy as sa
 
-from connectors.connect_client import ConnectClient, ConnectorStatus
+from connectors.connect_client import ConnectorStatus
 from connectors.outbox import CurrentInstant, Status, sync_outbox
 from connectors.topics import dead_letter_topic, entity_topics
 from operations.config import OperationsSettings
+from operations.connect import connect_client
 from operations.dead_letter_actions import DeadLetterActions
 from operations.kafka import KafkaAdmin, KeptRecords, PartitionLag
 from operations.parts import Unavailable, part
@@ -47,6 +48,12 @@ class SlotState:
     active: bool
     retained_bytes: int | None
     wal_status: str | None
+    retained_bytes_max: int | None = None
+
+    @property
+    def keeps_too_much(self) -> bool:
+        """Whether more is kept than EMRSYNC_SOURCE_LOG_BYTES_MAX."""
+        return self.retained_bytes_max is not None and (self.retained_bytes or 0) > self.retained_bytes_max
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,7 +83,12 @@ class PipelineStatus:
         if isinstance(self.slot, SlotState) and not self.slot.active:
             found.append(f"slot {self.slot.name}: nobody reads it, and PostgreSQL keeps what it has not read")
         if isinstance(self.slot, SlotState) and self.slot.wal_status == "lost":
-            found.append(f"slot {self.slot.name}: lost; drop it and restart the connector, which then snapshots again")
+            found.append(f"slot {self.slot.name}: lost; `emrsync connector reset-offsets` sends unfinished rows again")
+        if isinstance(self.slot, SlotState) and self.slot.keeps_too_much:
+            found.append(
+                f"slot {self.slot.name}: PostgreSQL keeps {self.slot.retained_bytes} bytes for it, above"
+                f" {self.slot.retained_bytes_max}; `emrsync connector status` tells for how long that can go on"
+            )
         if isinstance(self.connector, ConnectorStatus) and not self.connector.running:
             found.append(f"connector: {self.connector.failure or self.connector.summary}; `emrsync connector restart`")
         if not isinstance(self.lag, Unavailable):
@@ -172,9 +184,12 @@ def _slot(settings: OperationsSettings) -> SlotState | None:
             ),
             {"name": settings.cdc_slot},
         ).one_or_none()
-    return None if found is None else SlotState(*found)
+    if found is None:
+        return None
+    name, active, retained, wal_status = found
+    return SlotState(name, active, retained, wal_status, settings.source_log_bytes_max)
 
 
 def _connector(settings: OperationsSettings) -> ConnectorStatus:
-    with ConnectClient(settings.text("connect_url"), retry_limit_s=2.0) as client:
+    with connect_client(settings, retry_limit_s=2.0) as client:
         return client.status(settings.connector_name)

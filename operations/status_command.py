@@ -12,7 +12,7 @@ from rich.table import Table
 
 from connectors.connect_client import ConnectorStatus
 from operations.config import OperationsSettings
-from operations.connector_commands import as_mapping
+from operations.connector_words import as_mapping
 from operations.failures import FOUND
 from operations.parts import Unavailable
 from operations.status import OutboxState, PipelineStatus, read_status

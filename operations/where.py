@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from connectors.connect_client import ConnectClient, ConnectorStatus
+from connectors.connect_client import ConnectorStatus
 from connectors.outbox import LAST_SYNCED, EntityType, Status, sync_outbox
 from consumer.openemr.ledger_schema import checked_schema
 from operations.config import OperationsSettings
+from operations.connect import connect_client
 from operations.parts import Unavailable, part
 from operations.status import reading_engine, source
 
@@ -215,7 +216,7 @@ def _ledger(settings: OperationsSettings, entity_id: str, types: tuple[EntityTyp
 
 
 def _connector(settings: OperationsSettings) -> ConnectorStatus:
-    with ConnectClient(settings.text("connect_url"), retry_limit_s=2.0) as client:
+    with connect_client(settings, retry_limit_s=2.0) as client:
         return client.status(settings.connector_name)
 
 

@@ -30,6 +30,9 @@ Home = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+ConnectAuth = Annotated[
+    bool, typer.Option("--connect-auth", help="Ask for a user and password at Kafka Connect's REST interface.")
+]
 Name = Annotated[str, typer.Argument(help="Program, as `status` lists it.")]
 
 
@@ -61,11 +64,12 @@ def up(
     home: Home = None,
     service: Annotated[list[str] | None, typer.Option(help="Only this service (repeatable).")] = None,
     workers: Annotated[int, typer.Option(help="Kafka Connect workers.")] = 1,
+    connect_auth: ConnectAuth = False,
 ) -> None:
     """Start what is down and wait until everything answers."""
     with exit_codes():
         stack = stack_at(home)
-        stack.up(services=tuple(service or SERVICES), workers=workers)
+        stack.up(services=tuple(service or SERVICES), workers=workers, connect_auth=connect_auth)
         print_status(stack.status())
 
 

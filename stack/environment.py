@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from stack.connect.worker import connect_url, connector_variables, worker_name
+from stack.connect.worker import connect_url, connector_variables, rest_variables, worker_name
 from stack.mariadb import server as mariadb
 from stack.ports import LOOPBACK
 from stack.postgresql import server as postgresql
@@ -17,7 +17,10 @@ def variables(site: Site) -> Mapping[str, str]:
         "EMRSYNC_APP_URL": _source_url(site, "emrsync_app", "emrsync_app"),
         "EMRSYNC_SOURCE_URL": _source_url(site, "emrsync_marker", "emrsync_marker"),
         "EMRSYNC_OPENEMR_URL": _openemr_url(site, "emrsync_writer", "emrsync_writer"),
-        "EMRSYNC_CONNECT_URL": connect_url(site.port(worker_name(1))),
+        "EMRSYNC_CONNECT_URL": ",".join(
+            connect_url(site.port(worker_name(number))) for number in range(1, site.state.workers + 1)
+        ),
+        **rest_variables(site),
         **connector_variables(site),
     }
 

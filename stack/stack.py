@@ -64,8 +64,10 @@ class Stack:
         self.layout = Layout(home.absolute())
         self._report = report
 
-    def up(self, services: Sequence[str] = SERVICES, workers: int = 1) -> None:
+    def up(self, services: Sequence[str] = SERVICES, workers: int = 1, *, connect_auth: bool = False) -> None:
         """Start what is down of the named services and wait until each answers; repeatable.
+
+        With connect_auth the workers' REST interface asks for a user and password, which env() names.
 
         A service that does not come up is stopped and named by ServiceNotReadyError with the last lines of its log;
         the others stay up. When interrupted, all is stopped if nothing was up before.
@@ -75,7 +77,7 @@ class Stack:
             ensure_packages(needed_packages(wanted), self._report)
             if "kafka" in wanted:
                 self._fetch_jars()
-            site = self._site(self._prepare_home(wanted, workers))
+            site = self._site(self._prepare_home(wanted, workers, connect_auth))
             servers = build_services(site, wanted, workers)
             supervisor = self._supervisor(site.state)
             started = supervisor.start()
@@ -192,7 +194,7 @@ class Stack:
         for artifact in (KAFKA, *DEBEZIUM, *agent):
             fetch(artifact, cache, self._report)
 
-    def _prepare_home(self, wanted: tuple[str, ...], workers: int) -> State:
+    def _prepare_home(self, wanted: tuple[str, ...], workers: int, connect_auth: bool) -> State:
         known = load_state(self.layout.state_file)
         create_folders(self.layout, fresh=known is None, report=self._report)
         state = known or new_state()
@@ -208,7 +210,7 @@ class Stack:
             self._report,
         )
         services = tuple(name for name in SERVICES if name in {*wanted, *state.services})
-        state = dataclasses.replace(state, services=services, workers=workers, ports=ports)
+        state = dataclasses.replace(state, services=services, workers=workers, ports=ports, connect_auth=connect_auth)
         save_state(self.layout.state_file, state)
         return state
 

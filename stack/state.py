@@ -19,6 +19,7 @@ ACCOUNTS_WITH_PASSWORD = (
     "emrsync_cdc",
     "emrsync_marker",
     "emrsync_writer",
+    "connect_rest",
 )
 
 
@@ -32,6 +33,7 @@ class State:
     workers: int
     ports: Mapping[str, int]
     passwords: Mapping[str, str]
+    connect_auth: bool = False
 
 
 def new_state() -> State:
@@ -42,8 +44,7 @@ def new_state() -> State:
         services=(),
         workers=1,
         ports={},
-        # Hexadecimal: safe in URLs, property files, SQL strings and supervisor's configuration without quoting.
-        passwords={account: secrets.token_hex(16) for account in ACCOUNTS_WITH_PASSWORD},
+        passwords=_passwords(),
     )
 
 
@@ -61,7 +62,9 @@ def load_state(path: Path) -> State | None:
             services=tuple(str(name) for name in fields["services"]),
             workers=int(fields["workers"]),
             ports={str(name): int(port) for name, port in fields["ports"].items()},
-            passwords={str(name): str(password) for name, password in fields["passwords"].items()},
+            # A home of an earlier version lacks the passwords of accounts that came later.
+            passwords={**_passwords(), **{str(name): str(one) for name, one in fields["passwords"].items()}},
+            connect_auth=bool(fields.get("connect_auth", False)),
         )
     except FileNotFoundError:
         return None
@@ -78,6 +81,11 @@ def save_state(path: Path, state: State) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
+
+
+def _passwords() -> dict[str, str]:
+    # Hexadecimal: safe in URLs, property files, SQL strings and supervisor's configuration without quoting.
+    return {account: secrets.token_hex(16) for account in ACCOUNTS_WITH_PASSWORD}
 
 
 def _kafka_uuid() -> str:

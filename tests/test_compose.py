@@ -130,9 +130,10 @@ def test_databases_have_the_settings_of_the_native_ones(service: str, native: st
 def test_the_worker_script_fills_every_placeholder() -> None:
     """A placeholder left over would be a broken worker."""
     properties = (ROOT / "connectors" / "connect" / "worker.properties").read_text(encoding="utf-8")
+    logins = (ROOT / "connectors" / "connect" / "rest-jaas.conf").read_text(encoding="utf-8")
     script = (ROOT / "docker" / "connect-worker").read_text(encoding="utf-8")
 
-    assert set(re.findall(r"@[A-Z_]+@", properties)) == set(re.findall(r"@[A-Z_]+@", script))
+    assert set(re.findall(r"@[A-Z_]+@", properties + logins)) == set(re.findall(r"@[A-Z_]+@", script))
     assert "listeners=http://127.0.0.1:" in properties
     assert "rest.advertised.host.name=" in properties
 
@@ -172,12 +173,37 @@ def test_every_service_is_waited_for() -> None:
         assert set(service.get("depends_on", {})) <= set(SERVICES), name
         for other, wait in service.get("depends_on", {}).items():
             assert (wait["condition"] == "service_completed_successfully") == (other in ONE_SHOTS), name
-        assert ("healthcheck" in service) == (name not in ONE_SHOTS | {"consumer", "retrier"}), name
+        assert ("healthcheck" in service) == (name not in ONE_SHOTS | {"consumer", "retrier", "watch"}), name
 
 
 def test_two_consumers_run() -> None:
     """A group of one shows no group."""
     assert 2 == SERVICES["consumer"]["deploy"]["replicas"]
+
+
+def test_two_workers_of_one_group_run_and_everybody_knows_both() -> None:
+    """A worker that dies leaves one that answers and takes its task."""
+    first, second = SERVICES["connect"], SERVICES["connect-2"]
+    addresses = {
+        service["environment"]["EMRSYNC_CONNECT_URL"]
+        for service in SERVICES.values()
+        if "EMRSYNC_CONNECT_URL" in service.get("environment", {})
+    }
+
+    assert {name: value for name, value in first.items() if name != "ports"} == {
+        name: value for name, value in second.items() if name != "ports"
+    }
+    assert addresses == {"http://connect:8083,http://connect-2:8083"}
+
+
+def test_a_watch_restarts_the_connector_and_knows_no_secret_of_an_administrator() -> None:
+    """It asks the outbox, the topics and the workers."""
+    assert ["connector", "watch"] == SERVICES["watch"]["command"]
+    assert set(SERVICES["watch"]["environment"]) == {
+        "EMRSYNC_SOURCE_URL_FILE",
+        "EMRSYNC_KAFKA_BOOTSTRAP_SERVERS",
+        "EMRSYNC_CONNECT_URL",
+    }
 
 
 def test_a_retrier_runs_with_the_consumers_accounts() -> None:
@@ -207,7 +233,7 @@ def test_secrets_are_files_that_only_their_users_see() -> None:
     assert [] == re.findall(r"(?i)password(?!_FILE): *[^\s/]", text)
     assert {"secrets-consumer"} == folders["consumer"] == folders["retrier"]
     assert {"secrets-app"} == folders["app"]
-    assert {"secrets-cdc"} == folders["connect"]
+    assert {"secrets-cdc"} == folders["connect"] == folders["connect-2"]
 
 
 def test_named_volumes_are_declared() -> None:

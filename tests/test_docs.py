@@ -71,7 +71,7 @@ def test_no_setting_is_documented_that_does_not_exist() -> None:
     }
     known |= {str(field.validation_alias).removeprefix(PREFIX) for field in StackSettings.model_fields.values()}
     # Ports of the compose file.
-    known |= {"POSTGRES_PORT", "MARIADB_PORT", "KAFKA_PORT", "CONNECT_PORT"}
+    known |= {"POSTGRES_PORT", "MARIADB_PORT", "KAFKA_PORT", "CONNECT_PORT", "CONNECT_2_PORT"}
     named = {
         name.removesuffix("_FILE")
         for path in DOCUMENTS

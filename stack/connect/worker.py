@@ -14,6 +14,9 @@ from stack.service import PROBE_LIMIT_S, Service, Site
 from stack.templates import render
 
 TEMPLATE = Path(__file__).parents[2] / "connectors" / "connect" / "worker.properties"
+JAAS = TEMPLATE.with_name("rest-jaas.conf")
+REST_EXTENSION = "org.apache.kafka.connect.rest.basic.auth.extension.BasicAuthSecurityRestExtension"
+REST_USER = "emrsync"
 HEAP_MB = 512
 POSTGRES_PLUGIN = "io.debezium.connector.postgresql.PostgresConnector"
 
@@ -40,6 +43,13 @@ def connector_variables(site: Site) -> dict[str, str]:
     }
 
 
+def rest_variables(site: Site) -> dict[str, str]:
+    """Return user and password of the REST interface, or nothing where it asks for none."""
+    if not site.state.connect_auth:
+        return {}
+    return {"EMRSYNC_CONNECT_USER": REST_USER, "EMRSYNC_CONNECT_PASSWORD": site.password("connect_rest")}
+
+
 def service(site: Site, number: int) -> Service:
     """Return one worker as configured for this home."""
     name = worker_name(number)
@@ -52,7 +62,11 @@ def service(site: Site, number: int) -> Service:
             "org.apache.kafka.connect.cli.ConnectDistributed",
             str(properties),
             jars=site.kafka_jars,
-            options=(*server_options(folder, HEAP_MB), *agent.options(site.jmx, folder, number)),
+            options=(
+                *server_options(folder, HEAP_MB),
+                *agent.options(site.jmx, folder, number),
+                *_rest_options(site, folder),
+            ),
         ),
         environment=locale_variables(connector_variables(site)),
         directory=folder,
@@ -64,8 +78,12 @@ def service(site: Site, number: int) -> Service:
         port=port,
         ready_limit_s=300,
         prepare=lambda: _prepare(site, folder, properties, port),
-        probe=lambda: _probe(port),
+        probe=lambda: _probe(site, port),
     )
+
+
+def _rest_options(site: Site, folder: Path) -> tuple[str, ...]:
+    return (f"-Djava.security.auth.login.config={folder / 'jaas.conf'}",) if site.state.connect_auth else ()
 
 
 def _prepare(site: Site, folder: Path, properties: Path, port: int) -> None:
@@ -77,14 +95,24 @@ def _prepare(site: Site, folder: Path, properties: Path, port: int) -> None:
         "KAFKA_BOOTSTRAP_SERVERS": f"{LOOPBACK}:{site.port('kafka')}",
         "REST_PORT": port,
         "SECRETS_DIR": str(own_folder(folder / "secrets", user)),
+        "REST_EXTENSIONS": REST_EXTENSION if site.state.connect_auth else "",
         "PLUGIN_PATH": ",".join(str(plugins) for plugins in site.plugin_folders),
     }
+    if site.state.connect_auth:
+        logins = own_file(folder / "rest.properties", f"{REST_USER}={site.password('connect_rest')}\n", user)
+        own_file(folder / "jaas.conf", render(JAAS.read_text(encoding="utf-8"), {"LOGINS": str(logins)}), user)
     own_file(properties, render(TEMPLATE.read_text(encoding="utf-8"), values), user)
 
 
-def _probe(port: int) -> str | None:
+def _probe(site: Site, port: int) -> str | None:
+    login = tuple(rest_variables(site).values())
     try:
-        with httpx.Client(base_url=connect_url(port), timeout=PROBE_LIMIT_S, trust_env=False) as client:
+        with httpx.Client(
+            base_url=connect_url(port),
+            auth=(login[0], login[1]) if login else None,
+            timeout=PROBE_LIMIT_S,
+            trust_env=False,
+        ) as client:
             # The REST server listens before the worker has joined its group; /health waits for that.
             client.get("/health").raise_for_status()
             plugins = client.get("/connector-plugins").raise_for_status().json()

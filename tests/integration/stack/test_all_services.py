@@ -117,7 +117,7 @@ def test_both_workers_know_debezium_and_form_one_group(whole: Stack) -> None:
             "io.debezium.transforms.outbox.EventRouter",
         } <= known
     assert len(clusters) == 1
-    assert whole.env()["EMRSYNC_CONNECT_URL"] == addresses[0]
+    assert whole.env()["EMRSYNC_CONNECT_URL"] == ",".join(addresses)
 
 
 def test_passwords_stay_out_of_what_other_users_can_read(whole: Stack) -> None:

@@ -9,6 +9,7 @@ from connectors.connect_client import ConnectClient, ConnectorStatus, TaskStatus
 from connectors.connect_errors import (
     ConnectBusyError,
     ConnectError,
+    ConnectForbiddenError,
     ConnectorAbsentError,
     ConnectorNotRunningError,
     ConnectorRefusedError,
@@ -158,3 +159,58 @@ def test_a_whole_restart_reaches_tasks_that_show_running() -> None:
     client(fake).restart("outbox", only_failed=False)
 
     assert fake.calls == ["POST /connectors/outbox/restart?includeTasks=true&onlyFailed=false"]
+
+
+def test_a_worker_that_is_starting_is_waited_for_and_not_taken_for_one_without_the_connector() -> None:
+    """Its web server answers 404 in HTML before anything is there."""
+    page = httpx.Response(404, text="<html><h2>HTTP ERROR 404 Not Found</h2></html>")
+    answers = [page, httpx.Response(503, json={"message": "Worker is still starting"}), httpx.Response(200, json=[])]
+    client = ConnectClient(
+        "http://connect", transport=httpx.MockTransport(lambda _: answers.pop(0)), sleep=lambda _: None
+    )
+
+    assert client.names() == ()
+    assert answers == []
+
+
+def test_a_worker_that_does_not_answer_is_passed_over_and_not_asked_again() -> None:
+    """Of several workers any one answers for all."""
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        if request.url.host == "one":
+            raise httpx.ReadTimeout("timed out", request=request)
+        return httpx.Response(200, json=["outbox"])
+
+    client = ConnectClient("http://one:8083, http://two:8083/", transport=httpx.MockTransport(answer))
+
+    assert (client.names(), client.names()) == (("outbox",), ("outbox",))
+    assert asked == ["one", "two", "two"]
+
+
+def test_user_and_password_are_sent_and_asked_for() -> None:
+    """The variables are named when they are missing or wrong."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        known = request.headers.get("Authorization") == "Basic dTpw"
+        return httpx.Response(200, json=[]) if known else httpx.Response(401, text="")
+
+    transport = httpx.MockTransport(answer)
+
+    assert ConnectClient("http://connect", login=("u", "p"), transport=transport).names() == ()
+    with pytest.raises(ConnectForbiddenError, match="EMRSYNC_CONNECT_USER and EMRSYNC_CONNECT_PASSWORD"):
+        ConnectClient("http://connect", transport=transport).names()
+
+
+def test_what_the_connector_objects_to_is_told_by_setting() -> None:
+    """Settings that only a definition is known of have no value."""
+    found = [
+        {"value": None},
+        {"value": {"name": "database.port", "errors": []}},
+        {"value": {"name": "database.hostname", "errors": ["Unable to connect:\n refused"]}},
+    ]
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"configs": found}))
+    client = ConnectClient("http://connect", transport=transport)
+
+    assert client.objections({"connector.class": "x.Y"}) == ("database.hostname: Unable to connect: refused",)

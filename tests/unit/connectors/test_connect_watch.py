@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from connectors.connect_client import ConnectClient
 from connectors.connect_errors import WatchGaveUpError
-from connectors.connect_watch import WatchAction, WatchEvent, WatchPolicy, watch
+from connectors.connect_progress import Progress
+from connectors.connect_watch import Look, WatchAction, WatchEvent, WatchPolicy, watch
 from tests.unit.connectors.fake_connect import FakeConnect, state
 
 RUNNING = state("RUNNING", "RUNNING")
@@ -75,7 +78,7 @@ def test_a_purged_binlog_is_not_restarted_as_that_cannot_help() -> None:
     purged = "ServerException: Could not find first log file name in binary log index file Error code: 1236"
     fake = FakeConnect(states=[state("RUNNING", "FAILED", trace=purged)])
 
-    with pytest.raises(WatchGaveUpError, match="delete its offsets"):
+    with pytest.raises(WatchGaveUpError, match="emrsync connector reset-offsets"):
         watched(fake, until_s=100.0)
 
     assert restarts(fake) == 0
@@ -95,3 +98,64 @@ def test_a_policy_that_would_spin_or_never_act_is_refused(wrong: dict[str, float
     """Wrong settings fail at once."""
     with pytest.raises(ValueError, match="must"):
         WatchPolicy(**wrong)  # type: ignore[arg-type]  # the point of the test
+
+
+def flowing(fake: FakeConnect, looks: Callable[[], Look], until_s: float) -> list[WatchEvent]:
+    """Watch with a look at the flow."""
+    told: list[WatchEvent] = []
+    client = ConnectClient("http://connect", retry_limit_s=0.0, transport=fake.transport(), sleep=fake.sleep)
+    watch(
+        client, "outbox", report=told.append, look=looks, policy=POLICY, stopped=lambda: fake.now_s >= until_s,
+        sleep=fake.sleep, clock=fake.clock,
+    )  # fmt: skip
+    return told
+
+
+def test_what_runs_and_moves_nothing_is_restarted_whole_and_in_the_end_given_up() -> None:
+    """A restart of what failed would leave it alone; the pauses and the end are those of failures."""
+    fake = FakeConnect(states=[RUNNING])
+
+    with pytest.raises(WatchGaveUpError, match=r"4 restarts did not help\.\nit runs and moves nothing"):
+        flowing(fake, lambda: Look(Progress(1, 1, None)), until_s=10_000.0)
+
+    asked = [call for call in fake.calls if "restart" in call]
+    assert asked == ["POST /connectors/outbox/restart?includeTasks=true&onlyFailed=false"] * 4
+
+
+def test_nothing_is_restarted_while_progress_cannot_be_asked() -> None:
+    """A source or broker that is away is no fault of the connector."""
+    fake = FakeConnect(states=[RUNNING])
+
+    told = flowing(fake, lambda: Look(None, ("source log unknown: gone",)), until_s=300.0)
+
+    assert restarts(fake) == 0
+    assert [event.action for event in told] == [WatchAction.WARNING, WatchAction.RUNNING]
+
+
+def test_a_flow_that_came_back_makes_earlier_restarts_forgotten() -> None:
+    """And the sum of all is told, for a counter."""
+    fake = FakeConnect(states=[RUNNING])
+    stalled = iter([*[1] * 8, *range(2, 14), *[99] * 20])
+
+    told = flowing(fake, lambda: Look(Progress(next(stalled), 1, None)), until_s=140.0)
+
+    counted = [(event.restarts, event.restarts_total) for event in told if event.action is WatchAction.RESTARTED]
+    assert counted == [(1, 1), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        'PSQLException: ERROR: can no longer get changes from replication slot "emrsync"',
+        'PSQLException: ERROR: cannot read from logical replication slot "emrsync"',
+        "requested WAL segment 000000010000000000000001 has already been removed",
+    ],
+)
+def test_a_lost_slot_is_not_restarted_and_its_cure_is_named(cause: str) -> None:
+    """PostgreSQL's words differ by version."""
+    fake = FakeConnect(states=[state("RUNNING", "FAILED", trace=cause)])
+
+    with pytest.raises(WatchGaveUpError, match="emrsync connector reset-offsets"):
+        watched(fake, until_s=100.0)
+
+    assert restarts(fake) == 0

@@ -115,7 +115,7 @@ MANDATORY_OF_WORKERS = {
     "config.providers.env.class": "org.apache.kafka.common.config.provider.EnvVarConfigProvider",
     "config.providers.env.param.allowlist.pattern": "EMRSYNC_.*",
     "offset.flush.interval.ms": "5000",
-    "scheduled.rebalance.max.delay.ms": "10000",
+    "scheduled.rebalance.max.delay.ms": "0",
     "connector.client.config.override.policy": "All",
     "plugin.path": "@PLUGIN_PATH@",
     "key.converter": "org.apache.kafka.connect.storage.StringConverter",

@@ -23,7 +23,7 @@ WORKER_KEYS = {
     "offset.flush.interval.ms": "5000",
     "plugin.discovery": "service_load",
     "plugin.path": "/cache/one,/cache/two",
-    "scheduled.rebalance.max.delay.ms": "10000",
+    "scheduled.rebalance.max.delay.ms": "0",
 }
 
 
