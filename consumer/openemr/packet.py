@@ -61,7 +61,12 @@ class Packet:
         # finds nothing to do, and is no longer on the event's way.
         if self._statements:
             self._send(["COMMIT"])
-        self._transaction.commit()
+        try:
+            self._transaction.commit()
+        except sa.exc.DBAPIError:
+            # A transaction whose commit failed stays on the connection until it is rolled back, and no other begins.
+            self._transaction.rollback()
+            raise
 
     def _send(self, last: list[str]) -> None:
         statements, self._statements, self._characters = self._statements, [], 0

@@ -57,3 +57,18 @@ def test_a_new_connection_has_the_sites_time_zone_and_our_sql_mode(site: Site) -
         found[0],
         set(found[1].split(",")),
     )
+
+
+def test_a_connection_lost_at_the_commit_is_transient_and_the_next_transaction_works(site: Site) -> None:
+    """SQLAlchemy leaves a transaction whose commit failed on the connection; nobody could begin another one."""
+
+    def lose() -> None:
+        with site.target.transaction() as transaction:
+            number = site.target._connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar_one()
+            site.change(f"KILL {number}")
+            transaction.commit()
+
+    with pytest.raises(TransientError):
+        lose()
+
+    site.put(clinic.patient())
