@@ -28,6 +28,7 @@ class Members:
         self._environment = environment
         self._folder = folder
         self._lives: list[list[Member]] = []
+        self._ended: list[Member] = []
 
     def start(self, number: int, module: Sequence[str] = RUN) -> Member:
         """Start a member, for the first time or again, and wait until it owns partitions."""
@@ -41,8 +42,11 @@ class Members:
         return lives[-1]
 
     def kill(self, number: int) -> None:
-        """End a member with -9."""
-        self._lives[number][-1].kill()
+        """End a member with -9; one that had ended by itself is not forgotten for that."""
+        victim = self._lives[number][-1]
+        if victim.has_ended():
+            self._ended.append(victim)
+        victim.kill()
 
     @property
     def running(self) -> Sequence[Member]:
@@ -51,7 +55,8 @@ class Members:
 
     def ended(self) -> Sequence[str]:
         """Give the logs' last lines of those that ended by themselves, which no outage may cause."""
-        return ["\n".join(one.log.splitlines()[-3:]) for one in self.running if one.has_ended()]
+        ended = [*self._ended, *(one for one in self.running if one.has_ended())]
+        return ["\n".join(one.log.splitlines()[-3:]) for one in ended]
 
     def count(self, action: str) -> int:
         """Count the log lines of an action, over all lives."""
