@@ -125,7 +125,7 @@ class ConsumerLoop:
             if not self._try_first():
                 break
         self._commit_marked()
-        if self._clock() >= self._chores_due_at and self._backoff.failures == 0:
+        if self._clock() >= self._chores_due_at and self._backoff.failures == 0 and not self._marks.source_is_away:
             self._try_chores()
         return had_work
 
@@ -166,8 +166,8 @@ class ConsumerLoop:
 
     def _release(self, keys: Sequence[EntityKey]) -> None:
         """Settle what waited for these; what cannot be settled now is still in the waiting room for the chores."""
-        if not keys:
-            return
+        if not keys or self._marks.source_is_away:
+            return  # a released child is marked in this thread, and each try would wait for the source
         try:
             _report(release_parked(self._target, self._marker, keys, clock=self._clock))
         except TransientError as error:

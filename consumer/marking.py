@@ -71,6 +71,11 @@ class MarkQueue:
         return self.events >= self._events_max
 
     @property
+    def source_is_away(self) -> bool:
+        """Tell whether the last mark met a source that is away."""
+        return self._backoff.failures > 0
+
+    @property
     def look_again_s(self) -> float:
         """Tell in how many seconds there may be something to do here: inf when all is marked."""
         if self._in_flight is not None:

@@ -196,6 +196,26 @@ def test_children_that_cannot_be_released_now_are_released_by_the_chores(world: 
     assert [("done", "applied")] * 2 == world.state(parent, child)
 
 
+def test_while_the_source_is_away_nothing_is_released(world: Pipeline) -> None:
+    """Each try would wait for the source in the loop's thread; the chores do it when the source is back."""
+    patient = clinic.patient()
+    child = world.happen(clinic.encounter(patient["patient_id"]))
+    loop = world.member()
+    loop.run_once()
+    looks = world.faults.passed.count("target.releasable")
+    world.faults.plan("marker.mark", *[TransientError("away")] * 3)
+    world.happen(patient)
+    for _ in range(3):
+        later(world)
+        loop.run_once()
+    assert looks == world.faults.passed.count("target.releasable")
+
+    for _ in range(2):
+        later(world)
+        loop.run_once()
+    assert [("done", "applied")] == world.state(child)
+
+
 def test_chores_that_fail_come_again(world: Pipeline) -> None:
     """And hold up nothing."""
     loop = world.member()
