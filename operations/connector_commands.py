@@ -148,7 +148,8 @@ def watch_command(
             if metrics is not None:
                 metrics.see(event)
 
-        watch(client, settings.connector_name, report=report, look=FlowLook(settings, client), policy=policy)
+        look = FlowLook(settings, client, told=None if metrics is None else metrics.look)
+        watch(client, settings.connector_name, report=report, look=look, policy=policy)
 
 
 def _planned() -> OperationsSettings:

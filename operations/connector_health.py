@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 from connectors.connect_client import ConnectClient, ConnectorStatus
 from connectors.connect_progress import STALL_S
@@ -19,6 +20,8 @@ from operations.source_log import SAMPLE_S, SourceLog, read_binlog, read_slot
 from operations.topic_check import TopicCheck
 
 _ANSWER_LIMIT_S: Final = 5.0
+
+Told: TypeAlias = Callable[[Flow | Unavailable, SourceLog | Unavailable | None], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,7 +94,8 @@ def read_source_log(
 class FlowLook:
     """What `emrsync connector watch` sees of the flow at each look."""
 
-    def __init__(self, settings: OperationsSettings, client: ConnectClient) -> None:
+    def __init__(self, settings: OperationsSettings, client: ConnectClient, *, told: Told | None = None) -> None:
+        self._told = told
         self._settings = settings
         self._client = client
         self._reader = FlowReader(settings, _admin(settings))
@@ -100,6 +104,8 @@ class FlowLook:
         """Look at progress, and at what the source keeps; what does not answer is told as a warning."""
         flow = part(self._reader.read)
         log = part(lambda: read_source_log(self._settings, self._client))
+        if self._told is not None:
+            self._told(flow, log)
         unknown = [f"{name} unknown: {one.reason}" for name, one in (("flow", flow), ("source log", log))
                    if isinstance(one, Unavailable)]  # fmt: skip
         return Look(

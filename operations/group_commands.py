@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 import stack.cli
-from connectors.connect_client import ConnectClient
 from connectors.topics import entity_topics
 from operations import members as programs
 from operations import repartition as procedure
 from operations.config import OperationsSettings
+from operations.connect import connect_client
 from operations.failures import FOUND
 from operations.group import SAMPLE_S, GroupState, read_group
 from operations.kafka_group import GroupAdmin
 from operations.provision_command import say
 
 app = typer.Typer()
+
+CONNECT_LIMIT_S: Final = 15.0
+"""How long a worker that does not answer is asked again, while the connector is stopped."""
 
 
 @app.callback(invoke_without_command=True)
@@ -88,7 +91,7 @@ def partitions(
             f" {', '.join(topics)} {wanted} partitions each, and let the connector go on; --yes does it"
         )
         return
-    with ConnectClient(settings.text("connect_url")) as connect:
+    with connect_client(settings, retry_limit_s=CONNECT_LIMIT_S) as connect:
         procedure.repartition(
             kafka, connect, connector=settings.connector_name, group=settings.consumer_group, topics=topics,
             wanted=wanted, say=say, drain_limit_s=drain_limit_s,

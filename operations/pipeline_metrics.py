@@ -16,7 +16,9 @@ from connectors.connect_client import ConnectorStatus
 from connectors.connect_watch import WatchAction, WatchEvent
 from consumer.metrics_endpoint import serving
 from operations.config import OperationsSettings
+from operations.flow import Flow
 from operations.parts import Unavailable
+from operations.source_log import SourceLog
 from operations.status import OutboxState, PipelineStatus, SlotState, read_status
 
 LOOK_S: Final = 15.0
@@ -31,10 +33,17 @@ class PipelineState(Collector):
     def __init__(self) -> None:
         self._seen: PipelineStatus | None = None
         self._at_s = 0.0
+        self._flow: Flow | None = None
+        self._log: SourceLog | None = None
 
     def see(self, status: PipelineStatus, at_s: float) -> None:
         """Show this look from now on."""
         self._seen, self._at_s = status, at_s
+
+    def look(self, flow: Flow | Unavailable, log: SourceLog | Unavailable | None) -> None:
+        """Show what the watch has seen of the flow and of the source's log, each look anew."""
+        self._flow = None if isinstance(flow, Unavailable) else flow
+        self._log = None if isinstance(log, Unavailable) else log
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Give the families of one scrape."""
@@ -45,6 +54,7 @@ class PipelineState(Collector):
             for stage in STAGES:
                 families.stage_up.add_metric((stage,), not isinstance(getattr(seen, stage), Unavailable))
             _fill(families, seen)
+        _fill_flow(families, self._flow, self._log)
         yield from families.all
 
 
@@ -69,6 +79,14 @@ class Families:
         self.tasks = self._one("connector_task_running", "Whether a task runs.", "connector", "task")
         self.slot_active = self._one("slot_active", "Whether the connector reads its replication slot.", "slot")
         self.slot_bytes = self._one("slot_retained_bytes", "Log that PostgreSQL keeps for the connector.", "slot")
+        self.heartbeat = self._one("heartbeat_age_seconds", "Since the connector's newest heartbeat.")
+        self.unsent_rows = self._one("unsent_rows", "Pending rows that have no record in Kafka.")
+        self.unsent_age = self._one("unsent_oldest_seconds", "Age of the oldest of them, 0 if there is none.")
+        self.log_bytes = self._one("source_log_retained_bytes", "Log that the source keeps unread.", "reader")
+        self.log_left = self._one(
+            "source_log_left_seconds", "Until that log is gone, at the present rate, if nothing is read.", "reader"
+        )
+        self.log_lost = self._one("source_log_lost", "Whether log was dropped before it was read.", "reader")
 
     def _one(self, name: str, meaning: str, *labels: str) -> GaugeMetricFamily:
         self.all.append(GaugeMetricFamily(f"emrsync_{name}", meaning, labels=labels))
@@ -103,10 +121,27 @@ def _fill_source_side(families: Families, seen: PipelineStatus) -> None:
             families.slot_bytes.add_metric((seen.slot.name,), seen.slot.retained_bytes)
 
 
+def _fill_flow(families: Families, flow: Flow | None, log: SourceLog | None) -> None:
+    if flow is not None:
+        if flow.heartbeat_age_s is not None:
+            families.heartbeat.add_metric((), flow.heartbeat_age_s)
+        families.unsent_rows.add_metric((), flow.unsent_rows)
+        families.unsent_age.add_metric((), flow.unsent_age_s or 0.0)
+    if log is not None:
+        # Only the kind: the name of a binlog is another one every day.
+        reader = (log.reader.split(":")[0],)
+        families.log_lost.add_metric(reader, log.lost)
+        if log.retained_bytes is not None:
+            families.log_bytes.add_metric(reader, log.retained_bytes)
+        if log.hours_left is not None:
+            families.log_left.add_metric(reader, log.hours_left * 3600)
+
+
 class WatchMetrics:
     """What the watch itself does."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, state: PipelineState) -> None:
+        self._state = state
         self._restarts = Counter(
             "emrsync_connector_restarts", "Restarts that the watch has asked for.", registry=registry
         )
@@ -115,6 +150,10 @@ class WatchMetrics:
             "Restarts since the connector was last seen running.",
             registry=registry,
         )
+
+    def look(self, flow: Flow | Unavailable, log: SourceLog | Unavailable | None) -> None:
+        """Show a look of the watch."""
+        self._state.look(flow, log)
 
     def see(self, event: WatchEvent) -> None:
         """Count a restart, and forget a row of them when it runs."""
@@ -151,6 +190,6 @@ def watch_metrics(
         thread = threading.Thread(target=look_on, name="metrics-look", daemon=True)
         thread.start()
         try:
-            yield WatchMetrics(registry)
+            yield WatchMetrics(registry, state)
         finally:
             ended.set()

@@ -42,9 +42,20 @@ WORKER_ONLY: Final = {
 WORKER_ONLY_PREFIXES: Final = ("rest.", "config.providers", "admin.listeners")
 
 
+class StrictLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would take the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Look at the keys first."""
+        keys = [self.construct_object(key, deep=True) for key, _value in node.value]
+        assert len(keys) == len(set(keys)), f"{node.start_mark}: a key stands twice"
+        return super().construct_mapping(node, deep)
+
+
 def documents(path: Path) -> list[dict[str, Any]]:
     """Read the objects of a file."""
-    return [one for one in yaml.safe_load_all(path.read_text(encoding="utf-8")) if one]
+    text = path.read_text(encoding="utf-8")
+    return [one for one in yaml.load_all(text, StrictLoader) if one]
 
 
 def resources(path: Path) -> list[dict[str, Any]]:

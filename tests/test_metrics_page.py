@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
 from consumer.metrics import RetryMetrics, SettlingMetrics, StreamMetrics
-from operations.pipeline_metrics import Families, WatchMetrics
+from operations.pipeline_metrics import Families, PipelineState, WatchMetrics
 
 ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
@@ -26,7 +26,12 @@ def defined() -> dict[str, tuple[str, tuple[str, ...]]]:
     """Give every metric of the product as it is scraped: its type and its labels."""
     registry = CollectorRegistry()
     found: dict[str, tuple[str, tuple[str, ...]]] = {}
-    for metrics in (SettlingMetrics(registry), StreamMetrics(registry), RetryMetrics(registry), WatchMetrics(registry)):
+    for metrics in (
+        SettlingMetrics(registry),
+        StreamMetrics(registry),
+        RetryMetrics(registry),
+        WatchMetrics(registry, PipelineState()),
+    ):
         for one in vars(metrics).values():
             if isinstance(one, MetricWrapperBase):
                 name = f"{one._name}_total" if one._type == "counter" else one._name
@@ -61,7 +66,7 @@ def test_names_follow_the_conventions_of_prometheus() -> None:
 def test_no_label_could_hold_what_came_in_a_record() -> None:
     """Each is one of a closed list, or names a part of the pipeline."""
     closed = {"entity_type", "outcome", "error_class", "status", "system", "stage"}
-    parts = {"topic", "partition", "connector", "task", "slot"}
+    parts = {"topic", "partition", "connector", "task", "slot", "reader"}
 
     assert set() == {label for _kind, labels in defined().values() for label in labels} - closed - parts
 
