@@ -55,10 +55,12 @@ class Look:
     Attributes:
         progress: marks that move; None when they could not be asked, which is no proof of anything.
         warnings: what a person should know, each told once.
+        lost: why no restart can help, such as a slot that is lost; None while one can.
     """
 
     progress: Progress | None
     warnings: tuple[str, ...] = ()
+    lost: str | None = None
 
 
 def no_look() -> Look:
@@ -161,6 +163,10 @@ class _Watcher:
 
     def _judged(self, seen: ConnectorStatus) -> WatchEvent:
         now_s = self._clock()
+        view = self._look()
+        if view.lost is not None:
+            # The task of a lost slot does not even fail: it tries for half an hour, and shows no state meanwhile.
+            raise WatchGaveUpError(f"connector {self._name} ({seen.summary}): {view.lost}")
         if seen.failed:
             self._running_since_s = None
             failure = seen.failure or seen.summary
@@ -172,7 +178,6 @@ class _Watcher:
             return WatchEvent(WatchAction.NOT_RUNNING, seen.summary, self._restarts, 0.0, self._total)
         if self._running_since_s is None:
             self._running_since_s = now_s
-        view = self._look()
         self._warn(view.warnings)
         if view.progress is None:
             self._stalls.forget()

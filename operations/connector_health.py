@@ -111,6 +111,7 @@ class FlowLook:
         return Look(
             progress=None if isinstance(flow, Unavailable) else flow.progress,
             warnings=(*unknown, *_log_findings(self._settings, log)),
+            lost=log.findings(bytes_max=0, hours_min=0.0)[0] if isinstance(log, SourceLog) and log.lost else None,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -141,6 +142,17 @@ def test_a_flow_that_came_back_makes_earlier_restarts_forgotten() -> None:
 
     counted = [(event.restarts, event.restarts_total) for event in told if event.action is WatchAction.RESTARTED]
     assert counted == [(1, 1), (1, 2)]
+
+
+@pytest.mark.parametrize("seen", [RUNNING, FAILED, state("RUNNING")], ids=["running", "failed", "no task"])
+def test_what_the_source_has_lost_ends_the_watch_whatever_the_states_say(seen: dict[str, Any]) -> None:
+    """With a lost slot the task tries for half an hour, and shows no state meanwhile."""
+    fake = FakeConnect(states=[seen])
+
+    with pytest.raises(WatchGaveUpError, match="slot:emrsync: gone"):
+        flowing(fake, lambda: Look(None, lost="slot:emrsync: gone"), until_s=100.0)
+
+    assert restarts(fake) == 0
 
 
 @pytest.mark.parametrize(
