@@ -64,9 +64,9 @@ def apply_events(
         TransientError: nothing more was decided; what was committed before is settled as duplicate next time.
     """
     for drafts in range(1, DRAFTS_MAX + 1):
-        prepared = sorted((prepare(target, event) for event in events), key=_order)
         outcomes: dict[int, Outcome] = {}
         try:
+            prepared = sorted((prepare(target, event) for event in events), key=_order)
             _apply_or_split(target, list(enumerate(prepared)), positions, outcomes)
         except OutdatedError:
             # What was committed before is settled as duplicate now.

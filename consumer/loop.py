@@ -20,7 +20,7 @@ from consumer.dead_letters import LIMITS_DEFAULT as DEAD_LETTER_LIMITS
 from consumer.dead_letters import DeadLetterLimits, RecordReader
 from consumer.marking import MarkQueue, Unmarked
 from consumer.outcome import Failed
-from consumer.ports import EventStream, OutboxMarker, Place, Settlement, Target, TransientError
+from consumer.ports import EventStream, OutboxMarker, PausedError, Place, Settlement, Target, TransientError
 from consumer.settle import release_parked, report_overdue, touched
 
 _log = structlog.get_logger()
@@ -87,6 +87,7 @@ class ConsumerLoop:
         self._marks = MarkQueue(marker, executor, clock=clock, events_max=limits.unmarked_events_max)
         self._held: collections.deque[Batch] = collections.deque()
         self._backoff = Backoff()
+        self._reason: str | None = None
         self._chores_backoff = Backoff()
         self._stopping = False
         self._reader = RecordReader(stream, limits.dead_letters)
@@ -143,12 +144,14 @@ class ConsumerLoop:
             self._settle(self._held[0])
         except TransientError as error:
             delay_s = self._backoff.failed(self._clock())
-            if self._backoff.failures == 1:
+            reason, self._reason = self._reason, str(error)
+            if reason is None or (isinstance(error, PausedError) and reason != str(error)):
                 _log.warning("partitions paused", action="paused", reason=str(error))
-            else:
+            elif not isinstance(error, PausedError):  # a pause lasts for hours, and is told once
                 _log.info("still paused", action="paused", reason=str(error), retry_in_s=round(delay_s, 1))
             return False
         self._held.popleft()
+        self._reason = None
         outage_s = self._backoff.succeeded(self._clock())
         if outage_s is not None:
             _log.info("partitions resumed", action="resumed", after_s=round(outage_s, 1))

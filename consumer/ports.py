@@ -26,6 +26,10 @@ class OutdatedError(TransientError):
     """The target is not as it was when the drafts were made; it has looked again, and new drafts may succeed."""
 
 
+class PausedError(TransientError):
+    """A person has paused the writing, or must accept a change first; the message names the command that ends it."""
+
+
 class RefusedError(Exception):
     """The target refused a whole transaction, which is rolled back; failure tells why if one event did it."""
 

@@ -12,9 +12,9 @@ from connectors.connect_client import ConnectClient, ConnectorStatus
 from connectors.connect_errors import ConnectorAbsentError, ConnectorNotRunningError
 from connectors.outbox import Status, sync_outbox
 from operations.config import OperationsSettings
+from operations.engines import source
 from operations.errors import ConnectorGuardError
 from operations.source_log import SourceLog, cdc_engine, read_slot
-from operations.status import source
 
 Report = Callable[[str], None]
 

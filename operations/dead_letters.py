@@ -15,9 +15,9 @@ from consumer.dead_letters import NoDeadLetterError, original
 from consumer.ports import Record
 from operations.config import OperationsSettings
 from operations.dead_letter_actions import WHY_CHARACTERS_MAX, Action, Actions, DeadLetterActions, Kind
+from operations.engines import reading_engine
 from operations.errors import DeadLetterError
 from operations.kafka import KafkaAdmin, KeptRecords
-from operations.status import reading_engine
 
 _CHUNK_RECORDS: Final = 500
 _ID: Final = re.compile(r"([0-9]{1,9})-([0-9]{1,18})")

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from connectors.outbox import EntityType, Status, sync_outbox
 from consumer.openemr.visibility import VisibleCount, count_visible
 from operations.config import OperationsSettings
-from operations.status import reading_engine, source
+from operations.engines import reading_engine, source
 
 KINDS: Final = ("patient", "encounter", "order", "medication")
 """What OpenEMR keeps apart: a medication order is a prescription there."""

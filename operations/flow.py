@@ -12,9 +12,9 @@ from connectors.connect_progress import Progress
 from connectors.outbox import CurrentInstant, EntityType, Status, sync_outbox
 from connectors.topics import entity_topic, heartbeat_topic
 from operations.config import OperationsSettings
+from operations.engines import source
 from operations.errors import KafkaRefusedError
 from operations.kafka import KafkaAdmin, KeptRecords
-from operations.status import source
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

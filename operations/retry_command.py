@@ -22,9 +22,9 @@ from consumer.outcome import ErrorClass, Failed, Outcome
 from consumer.ports import FailedRow
 from consumer.retry_failed import Retrier, Tally, retry_chosen, retry_failed_outbox
 from operations.config import OperationsSettings
+from operations.engines import source
 from operations.failed_rows import ROWS_MAX, Choice, Chosen, choose, why_not
 from operations.failures import FOUND, WRONG_USE
-from operations.status import source
 
 ROWS_SHOWN: Final = 20
 REASONS_SHOWN: Final = 10

@@ -10,7 +10,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from operations.config import OperationsSettings
-from operations.status import reading_engine
+from operations.engines import reading_engine
 
 SAMPLE_S: Final = 1.0
 """How long the rate is measured for."""

@@ -12,11 +12,12 @@ from connectors.topics import dead_letter_topic, entity_topics
 from operations.config import OperationsSettings
 from operations.connect import connect_client
 from operations.dead_letter_actions import DeadLetterActions
+from operations.engines import ANSWER_LIMIT_S, reading_engine, source
 from operations.kafka import KafkaAdmin, KeptRecords, PartitionLag
+from operations.openemr_site import SiteReport, read_report
 from operations.parts import Unavailable, part
 
 _UNFINISHED = (Status.PENDING.value, Status.PROCESSING.value)
-_ANSWER_LIMIT_S = 5
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,13 +70,14 @@ class PipelineStatus:
     lag: tuple[PartitionLag, ...] | Unavailable
     dead_letters: int | Unavailable
     undecided: int | Unavailable
+    openemr: SiteReport | Unavailable
 
     @property
     def findings(self) -> tuple[str, ...]:
         """What a person should look at, in words; empty when all is well."""
         found = [
             f"{name}: {value.reason}"
-            for name in ("outbox", "slot", "connector", "lag")
+            for name in ("outbox", "slot", "connector", "lag", "openemr")
             if isinstance(value := getattr(self, name), Unavailable)
         ]
         if isinstance(self.outbox, OutboxState) and self.outbox.failed:
@@ -102,6 +104,8 @@ class PipelineStatus:
             found.append(f"dead letters: {self.undecided} are undecided; `emrsync dead-letter list` shows them")
         elif isinstance(self.undecided, Unavailable) and isinstance(self.dead_letters, int) and self.dead_letters:
             found.append(f"dead letters: {self.dead_letters}; what was decided is not known: {self.undecided.reason}")
+        if isinstance(self.openemr, SiteReport):
+            found += [f"openemr: {one}" for one in self.openemr.findings]
         return tuple(found)
 
 
@@ -129,23 +133,12 @@ def read_status(settings: OperationsSettings, *, settled: bool = True) -> Pipeli
         lag=lag,
         dead_letters=dead_letters,
         undecided=undecided,
-    )
-
-
-def source(settings: OperationsSettings) -> sa.Engine:
-    """Return an engine for a few reads of the source database by the marker account."""
-    return reading_engine(settings.database_url("source_url"))
-
-
-def reading_engine(url: sa.URL) -> sa.Engine:
-    """Return an engine that answers, or fails, within seconds."""
-    return sa.create_engine(
-        url, poolclass=sa.NullPool, hide_parameters=True, connect_args={"connect_timeout": _ANSWER_LIMIT_S}
+        openemr=part(lambda: read_report(settings)),
     )
 
 
 def _kafka(settings: OperationsSettings) -> KafkaAdmin:
-    return KafkaAdmin(settings.text("kafka_bootstrap_servers"), answer_limit_s=_ANSWER_LIMIT_S)
+    return KafkaAdmin(settings.text("kafka_bootstrap_servers"), answer_limit_s=ANSWER_LIMIT_S)
 
 
 def _undecided(settings: OperationsSettings, kept: KeptRecords) -> int:

@@ -41,6 +41,7 @@ def as_json_mapping(seen: PipelineStatus) -> dict[str, Any]:
         "lag": _mapping(lag) if isinstance(lag, Unavailable) else [dataclasses.asdict(one) for one in lag],
         "dead_letters": seen.dead_letters if isinstance(seen.dead_letters, int) else _mapping(seen.dead_letters),
         "undecided_dead_letters": seen.undecided if isinstance(seen.undecided, int) else _mapping(seen.undecided),
+        "openemr": _mapping(seen.openemr),
         "findings": list(seen.findings),
     }
 

@@ -13,8 +13,8 @@ from rich.table import Table
 from connectors.outbox import EntityType
 from consumer.openemr.verification import Verification, verify
 from operations.config import OperationsSettings
+from operations.engines import reading_engine
 from operations.failures import FOUND
-from operations.status import reading_engine
 
 
 def command(

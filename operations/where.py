@@ -14,8 +14,8 @@ from connectors.outbox import LAST_SYNCED, EntityType, Status, sync_outbox
 from consumer.openemr.ledger_schema import checked_schema
 from operations.config import OperationsSettings
 from operations.connect import connect_client
+from operations.engines import reading_engine, source
 from operations.parts import Unavailable, part
-from operations.status import reading_engine, source
 
 _ROWS_MAX: Final = 1_000
 

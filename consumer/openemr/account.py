@@ -43,6 +43,7 @@ _LEDGER: Final = {
     "id_block": "SELECT, UPDATE",
     "dead_letter_action": "SELECT, INSERT",
     "trail": "SELECT, INSERT",
+    "site_state": "SELECT, UPDATE",
 }
 
 

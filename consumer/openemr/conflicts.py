@@ -11,6 +11,7 @@ from connectors.events import EntityKey
 from connectors.outbox import EntityType
 from consumer.openemr.ledger_schema import checked_schema
 from consumer.openemr.trail import Action, TrailEntry, write_trail
+from consumer.openemr.writing import GONE
 
 # By kind: table, column of the number that the map holds, column that must be the patient's.
 _TABLES: Final = {
@@ -50,6 +51,11 @@ class Conflict:
     kind: str
     local_id: int
     candidates: tuple[int, ...]
+
+
+def parent_gone(key: EntityKey) -> str:
+    """Give the message of events that failed because the row of this parent of theirs was gone."""
+    return f"{key.entity_type}_id: {GONE}"
 
 
 def find_conflict(connection: sa.Connection, ledger_schema: str, key: EntityKey) -> Conflict | None:

@@ -10,7 +10,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from consumer.outcome import ErrorClass, Failed
-from consumer.ports import MisconfiguredError, OutdatedError, RaceError, RefusedError, TransientError
+from consumer.ports import MisconfiguredError, OutdatedError, PausedError, RaceError, RefusedError, TransientError
 
 # Numbers of MariaDB's and MySQL's error catalogues, and of the client's.
 _TRANSIENT: Final = {
@@ -82,6 +82,7 @@ _MISCONFIGURED: Final = {
 }
 _DUPLICATE: Final = 1062
 _NO_SUCH_COLUMN: Final = 1054
+_OVERFLOW: Final = 1690
 _OUR_MISTAKE: Final = -1  # the driver refused the statement itself, and has no number for it
 
 # Numbers that OpenEMR's own code may take at the same moment; the next try takes others.
@@ -105,7 +106,7 @@ def translated(ledger_schema: str) -> Iterator[None]:
     """Raise what the use cases know instead of the driver's errors; the cause is cut off, since it holds values.
 
     Raises:
-        TransientError, RaceError, RefusedError, OutdatedError, MisconfiguredError.
+        TransientError, PausedError, RaceError, RefusedError, OutdatedError, MisconfiguredError.
     """
     try:
         yield
@@ -133,6 +134,13 @@ def _meaning(error: sa.exc.DBAPIError, ledger_schema: str) -> Exception:
             # An entity's uuid is always the same: another member inserts it now, or it is there without the ledger.
             return RaceError(f"{where}: another writer was first", failure)
         return RefusedError(failure.error_class, failure.message)
+    return _of_the_site(number, table, ledger_schema)
+
+
+def _of_the_site(number: int, table: str, ledger_schema: str) -> Exception:
+    """Tell what no event can help."""
+    if number == _OVERFLOW and table == f"{ledger_schema}.site_state":
+        return PausedError("writing into OpenEMR is paused")  # gate.sentry; whoever asks the gate learns why
     reason = _MISCONFIGURED.get(number, f"a statement on {table} was refused")
     # Of our own tables only a migration brings what is missing.
     outdated = number == _NO_SUCH_COLUMN and not table.startswith(f"{ledger_schema}.")

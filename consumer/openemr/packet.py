@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import pymysql
@@ -54,6 +55,15 @@ class Packet:
         """
         self._send([])
 
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether nothing is kept back."""
+        return not self._statements
+
+    def select(self, sql: str, values: tuple[Any, ...]) -> Sequence[tuple[Any, ...]]:
+        """Run what is kept back and, in the same packet, a SELECT; give its rows. Raises as send does."""
+        return self._send([self._connection.connection.cursor().mogrify(sql, values)])
+
     def commit(self) -> None:
         """Run what is kept back and commit; raises as send does."""
         assert self._transaction is not None  # noqa: S101 - the caller's order
@@ -68,10 +78,10 @@ class Packet:
             self._transaction.rollback()
             raise
 
-    def _send(self, last: list[str]) -> None:
+    def _send(self, last: list[str]) -> Sequence[tuple[Any, ...]]:
         statements, self._statements, self._characters = self._statements, [], 0
         if not statements:
-            return
+            return ()
         statements += last
         done = 0
         cursor = self._connection.connection.cursor()
@@ -79,9 +89,11 @@ class Packet:
             cursor.execute(";\n".join(statements))
             for done in range(1, len(statements)):  # noqa: B007 - tells which statement an error belongs to
                 cursor.nextset()
+            rows: Sequence[tuple[Any, ...]] = cursor.fetchall()
         except pymysql.Error as error:
             raise self._wrapped(statements[done], error) from None
         cursor.close()
+        return rows
 
     def _wrapped(self, statement: str, error: pymysql.Error) -> sa.exc.DBAPIError:
         """Make of the driver's error what SQLAlchemy makes of it, and give up a connection that is lost."""

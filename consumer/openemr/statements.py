@@ -66,10 +66,17 @@ def update_rows(
 
 
 def select_in(connection: sa.Connection, sql: str, values: Iterable[Any], *rest: Any) -> Sequence[Any]:
-    """Run a SELECT whose first parameter is an IN list (and the rest plain); no values, no rows and no statement."""
+    """Run a SELECT whose first parameter is an IN list (and the rest plain); no values, no rows and no statement.
+
+    What the connection's packet keeps back goes along with it.
+    """
     found: list[Any] = []
+    packet = packet_of(connection)
     for chunk in _chunks(list(values)):
-        found += connection.exec_driver_sql(sql, (tuple(chunk), *rest)).all()
+        if packet is None or packet.is_empty:
+            found += connection.exec_driver_sql(sql, (tuple(chunk), *rest)).all()
+        else:
+            found += packet.select(sql, (tuple(chunk), *rest))
     return found
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Final
 
 import sqlalchemy as sa
+import structlog
 
 from connectors.events import EntityKey, Event
 from connectors.outbox import TargetSystem
@@ -20,6 +21,7 @@ from consumer.openemr.codes import FieldError
 from consumer.openemr.drafts import RowDraft
 from consumer.openemr.encounter import EncounterTable
 from consumer.openemr.errors import translated
+from consumer.openemr.gate import FIRST_START, accept, admitted, sentry
 from consumer.openemr.identifiers import Numbers
 from consumer.openemr.ledger import Ledger, Lock
 from consumer.openemr.order import OrderTable
@@ -27,10 +29,13 @@ from consumer.openemr.packet import Packet
 from consumer.openemr.patient import PatientTable
 from consumer.openemr.prescription import PrescriptionTable
 from consumer.openemr.session import utc_offset
-from consumer.openemr.site import Columns, Site, SiteChoices, read_site
+from consumer.openemr.shape import Shape
+from consumer.openemr.site import Site, SiteChoices, read_site
 from consumer.openemr.writing import Table, Writer
 from consumer.outcome import Applied, ErrorClass, Failed, Stale, Waiting
-from consumer.ports import Change, Mapped, MisconfiguredError, OutdatedError, StreamPosition
+from consumer.ports import Change, Mapped, MisconfiguredError, OutdatedError, PausedError, RefusedError, StreamPosition
+
+_log = structlog.get_logger()
 
 SITE_MAX_AGE_S: Final = 300.0
 """The site is read again this often, so that a new facility or user is seen without a restart."""
@@ -39,9 +44,15 @@ SITE_MIN_AGE_S: Final = 10.0
 """And at once when an event names something unknown, but no more often than this."""
 
 
+REFUSED_MIN_AGE_S: Final = 1.0
+"""And when the database refuses a row, in case an upgrade is why; no more often, as refusals come in crowds."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Tables:
     site: Site
+    shape: Shape
+    sentry: str
     patient: PatientTable
     encounter: EncounterTable
     order: OrderTable
@@ -78,8 +89,14 @@ class OpenEmrTarget:
         with translated(ledger_schema):
             self._connection = engine.connect()
             self._packet = Packet(self._connection)
-            self._tables = self._read_tables()
-            self._numbers = Numbers(engine, ledger_schema)
+            try:
+                self._tables = self._read_tables()
+                self._numbers = Numbers(engine, ledger_schema)
+            except BaseException:
+                # Whoever waits for the end of a pause opens one target after the other.
+                self._connection.close()
+                engine.dispose()
+                raise
 
     @property
     def site(self) -> Site:
@@ -112,18 +129,19 @@ class OpenEmrTarget:
     @contextmanager
     def transaction(self) -> Iterator[OpenEmrTransaction]:
         """See ports.Target; what was found outdated has been read again when OutdatedError leaves here."""
-        with self._reading_again(), translated(self._ledger_schema):
+        with translated(self._ledger_schema):
             self._refresh(SITE_MAX_AGE_S)
-            with self._connection.begin() as transaction:
-                self._set_time_zone()
-                writer = Writer(self._connection, self._ledger, self._numbers, self._tables.by_kind())
-                self._packet.open(transaction)
-                try:
-                    yield OpenEmrTransaction(self._connection, self._ledger, writer, self._packet, self.site.username)
-                finally:
-                    self._packet.discard()
-                if transaction.is_active:
-                    transaction.rollback()
+        with self._reading_again(), translated(self._ledger_schema), self._connection.begin() as transaction:
+            self._set_time_zone()
+            writer = Writer(self._connection, self._ledger, self._numbers, self._tables.by_kind())
+            self._packet.open(transaction)
+            self._packet.add(self._tables.sentry)
+            try:
+                yield OpenEmrTransaction(self._connection, self._ledger, writer, self._packet, self.site.username)
+            finally:
+                self._packet.discard()
+            if transaction.is_active:
+                transaction.rollback()
 
     def releasable(self, limit: int, keys: Sequence[EntityKey] | None) -> Sequence[Event]:
         """See ports.Target."""
@@ -136,8 +154,9 @@ class OpenEmrTarget:
             self._ledger.forget(self._connection, outbox_ids)
 
     def overdue(self, since: dt.datetime, limit: int) -> Sequence[tuple[Event, Waiting]]:
-        """See ports.Target."""
+        """See ports.Target; while nothing can come, nothing is late."""
         with translated(self._ledger_schema), self._connection.begin():
+            self._packet.add(self._tables.sentry)
             return self._ledger.overdue(self._connection, since, limit)
 
     def reported_overdue(self, outbox_ids: Sequence[uuid.UUID]) -> None:
@@ -147,9 +166,21 @@ class OpenEmrTarget:
 
     @contextmanager
     def _reading_again(self) -> Iterator[None]:
-        """Read columns again when one is gone, as after OpenEMR's upgrade; the same columns cannot cure it."""
+        """Ask the gate why it is closed; read columns again when one is gone: the same columns cannot cure it.
+
+        Raises:
+            PausedError: somebody works on the site, or an upgrade changed the tables and nobody has accepted that.
+            OutdatedError: the tables have been accepted, and drafts of before are of no use.
+        """
         try:
             yield
+        except PausedError:
+            self._tables = self._read_tables(self._tables)
+            raise OutdatedError("OpenEMR's tables were accepted anew") from None
+        except RefusedError:
+            # A column that an upgrade has added or made shorter is no fault of an event.
+            self._refresh(REFUSED_MIN_AGE_S)
+            raise
         except OutdatedError as error:
             before = self.site.columns
             self._tables = self._read_tables()
@@ -160,18 +191,34 @@ class OpenEmrTarget:
     def _refresh(self, older_than_s: float) -> bool:
         if time.monotonic() - self.site.read_at_s < older_than_s:
             return False
-        self._tables = self._read_tables(self.site.columns)
+        before = self._tables
+        self._tables = self._read_tables(before)
+        if self._tables.shape != before.shape:
+            raise OutdatedError("OpenEMR's tables were accepted anew")
         return True
 
-    def _read_tables(self, columns: Columns | None = None) -> _Tables:
+    def _read_tables(self, before: _Tables | None = None) -> _Tables:
+        """Read the site, and its columns if they are others than before.
+
+        Raises:
+            PausedError: see gate.admitted.
+        """
         try:
             with translated(self._ledger_schema), self._connection.begin():
+                shape, accepted = admitted(self._connection, self._ledger_schema)
+                columns = before.site.columns if before is not None and before.shape == shape else None
                 site = read_site(self._connection, self._choices, columns=columns)
+                if not accepted:
+                    # Only what could be read as a site.
+                    accept(self._connection, self._ledger_schema, shape, FIRST_START, first=True)
+                    _log.info("OpenEMR's tables are remembered", action="shape_accepted", version=site.version_text)
         except OutdatedError as error:
             # What is read of a site is the same in all versions: another look would find the same.
             raise MisconfiguredError(str(error)) from None
         return _Tables(
             site,
+            shape,
+            sentry(self._ledger_schema, shape),
             PatientTable(site),
             EncounterTable(site),
             OrderTable(site, self._ledger_schema),

@@ -15,6 +15,8 @@ from connectors.events import EntityKey
 from consumer.openemr.rows import RowPlan
 from consumer.openemr.statements import insert_rows, select_in
 
+AUTHOR_CHARACTERS_MAX: Final = 255
+
 
 class Action(enum.StrEnum):
     """What was done to an entity's row in OpenEMR, or to its place in the map."""
@@ -80,7 +82,7 @@ def changed_columns(
 
 
 def write_trail(connection: sa.Connection, schema: str, entries: Sequence[TrailEntry], author: str) -> None:
-    """Append entries; author is the user of OpenEMR that the rows name, the account is the session's own."""
+    """Append entries; author is the user of OpenEMR that the rows name, or an operator; account is the session's."""
     rows = [
         (
             None if one.outbox_id is None else one.outbox_id.bytes,

@@ -8,10 +8,11 @@ import json
 from typing import Any
 
 import pytest
+import structlog
 
 from consumer.dead_letters import DeadLetterLimits, RecordReader, TooManyDeadLettersError
 from consumer.loop import LoopLimits
-from consumer.ports import TransientError
+from consumer.ports import PausedError, TransientError
 from tests import clinic
 from tests.fakes import FakeEventStream
 from tests.invariants import violations_at_rest
@@ -91,6 +92,22 @@ def test_while_openemr_is_away_the_member_polls_and_fetches_nothing(world: Pipel
         loop.run_once()
     assert [("done", "applied")] * 2 == world.state(early, late)
     assert 2 == committed(world)
+
+
+def test_a_pause_is_told_once_for_each_reason(world: Pipeline) -> None:
+    """It lasts for hours, and is no outage that somebody watches."""
+    happened = world.happen(clinic.patient())
+    loop = world.member()
+    reasons = [*["maintenance"] * 5, *["tables have changed"] * 5]
+    world.faults.plan("target.begin", *[PausedError(reason) for reason in reasons])
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(12):
+            later(world)
+            loop.run_once()
+
+    assert ["maintenance", "tables have changed"] == [one["reason"] for one in logs if one["action"] == "paused"]
+    assert ["resumed"] == [one["action"] for one in logs if one["action"] == "resumed"]
+    assert ("done", 0) == (world.row(happened).status, world.row(happened).retry_count)
 
 
 def test_a_lost_system_is_asked_again_only_after_a_delay(world: Pipeline) -> None:

@@ -7,8 +7,10 @@ import pytest
 from connectors.connect_client import ConnectorStatus, TaskStatus
 from operations.config import OperationsSettings
 from operations.kafka import PartitionLag
+from operations.openemr_site import SiteReport
 from operations.parts import Unavailable
 from operations.status import Count, OutboxState, PipelineStatus, SlotState, read_status
+from tests.made_events import NOON
 
 RUNS = ConnectorStatus("emrsync-outbox", "RUNNING", "w1", (TaskStatus(0, "RUNNING", "w1"),))
 STOPPED = ConnectorStatus("emrsync-outbox", "STOPPED", "w1", ())
@@ -19,26 +21,32 @@ IDLE_SLOT = SlotState("emrsync", active=False, retained_bytes=56, wal_status="re
 LOST_SLOT = SlotState("emrsync", active=True, retained_bytes=None, wal_status="lost")
 HALTED = PartitionLag("emrsync.patient", 2, committed=7, end=9, lag=2, halted=True)
 DOWN = Unavailable("Connection refused")
+SITE = SiteReport(NOON, "first start", (), None)
+UPGRADED = SiteReport(NOON, "first start", ("version.v_patch: 3 -> 4",), None)
+CLOSED = SiteReport(NOON, "first start", (), "maintenance by the operator since 2026-01-02T12:00:00+00:00")
 
 
 @pytest.mark.parametrize(
     ("status", "beginnings"),
     [
-        (PipelineStatus(FINE, SLOT, RUNS, (), 0, 0), []),
-        (PipelineStatus(FINE, None, RUNS, (), 0, 0), []),
-        (PipelineStatus(FAILURES, SLOT, RUNS, (), 0, 0), ["outbox: 2 rows have failed"]),
+        (PipelineStatus(FINE, SLOT, RUNS, (), 0, 0, SITE), []),
+        (PipelineStatus(FINE, None, RUNS, (), 0, 0, SITE), []),
+        (PipelineStatus(FAILURES, SLOT, RUNS, (), 0, 0, SITE), ["outbox: 2 rows have failed"]),
         (
-            PipelineStatus(FINE, IDLE_SLOT, STOPPED, (), 0, 0),
+            PipelineStatus(FINE, IDLE_SLOT, STOPPED, (), 0, 0, SITE),
             ["slot emrsync: nobody reads", "connector: connector STOPPED"],
         ),
-        (PipelineStatus(FINE, LOST_SLOT, RUNS, (), 0, 0), ["slot emrsync: lost"]),
-        (PipelineStatus(FINE, SLOT, RUNS, (), 3, 2), ["dead letters: 2 are undecided"]),
-        (PipelineStatus(FINE, SLOT, RUNS, (), 3, 0), []),
-        (PipelineStatus(FINE, SLOT, RUNS, (), 3, DOWN), ["dead letters: 3; what was decided is not known"]),
-        (PipelineStatus(FINE, SLOT, RUNS, (HALTED,), 0, 0), ["emrsync.patient partition 2: stopped at offset 7"]),
-        (PipelineStatus(DOWN, DOWN, RUNS, (), 0, 0), ["outbox: Connection refused", "slot: Connection refused"]),
+        (PipelineStatus(FINE, LOST_SLOT, RUNS, (), 0, 0, SITE), ["slot emrsync: lost"]),
+        (PipelineStatus(FINE, SLOT, RUNS, (), 3, 2, SITE), ["dead letters: 2 are undecided"]),
+        (PipelineStatus(FINE, SLOT, RUNS, (), 3, 0, SITE), []),
+        (PipelineStatus(FINE, SLOT, RUNS, (), 3, DOWN, SITE), ["dead letters: 3; what was decided is not known"]),
+        (PipelineStatus(FINE, SLOT, RUNS, (HALTED,), 0, 0, SITE), ["emrsync.patient partition 2: stopped at offset 7"]),
+        (PipelineStatus(DOWN, DOWN, RUNS, (), 0, 0, SITE), ["outbox: Connection refused", "slot: Connection refused"]),
+        (PipelineStatus(FINE, SLOT, RUNS, (), 0, 0, UPGRADED), ["openemr: its tables have changed (differences: 1)"]),
+        (PipelineStatus(FINE, SLOT, RUNS, (), 0, 0, CLOSED), ["openemr: maintenance by the operator since"]),
+        (PipelineStatus(FINE, SLOT, RUNS, (), 0, 0, DOWN), ["openemr: Connection refused"]),
         (
-            PipelineStatus(FINE, SLOT, DOWN, DOWN, DOWN, DOWN),
+            PipelineStatus(FINE, SLOT, DOWN, DOWN, DOWN, DOWN, SITE),
             ["connector: Connection refused", "lag: Connection refused"],
         ),
     ],
@@ -53,6 +61,9 @@ DOWN = Unavailable("Connection refused")
         "ledger down",
         "halted",
         "source down",
+        "upgraded",
+        "maintenance",
+        "openemr down",
         "kafka down",
     ],
 )
@@ -66,5 +77,5 @@ def test_a_system_without_address_takes_nothing_from_the_others() -> None:
     """Each part says which variable it misses."""
     status = read_status(OperationsSettings.read())
 
-    assert [found.split(":")[0] for found in status.findings] == ["outbox", "slot", "connector", "lag"]
+    assert [found.split(":")[0] for found in status.findings] == ["outbox", "slot", "connector", "lag", "openemr"]
     assert "EMRSYNC_CONNECT_URL is not set" in status.findings[2]

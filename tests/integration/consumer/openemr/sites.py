@@ -180,11 +180,16 @@ class Site:
             sent.append(" ".join(statement.split()))
             add(packet, statement)
 
-        add, engine = Packet.add, self.target._engine
+        def read(packet: Packet, statement: str, values: tuple[Any, ...]) -> Sequence[tuple[Any, ...]]:
+            sent.append(" ".join(statement.split()))
+            return select(packet, statement, values)
+
+        add, select, engine = Packet.add, Packet.select, self.target._engine
         sa.event.listen(engine, "before_cursor_execute", record)
         try:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(Packet, "add", keep)
+                patch.setattr(Packet, "select", read)
                 yield sent
         finally:
             sa.event.remove(engine, "before_cursor_execute", record)

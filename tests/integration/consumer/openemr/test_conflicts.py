@@ -41,6 +41,7 @@ def source(source_admin_url: str) -> Iterator[sa.Engine]:
 def emrsync(site: Site, source: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> Emrsync:
     """Give the command line on this site and outbox."""
     monkeypatch.setenv("EMRSYNC_OPENEMR_URL", site.writer_url)
+    monkeypatch.setenv("EMRSYNC_OPERATOR", "the administrator on duty")
     monkeypatch.setenv("EMRSYNC_LEDGER_SCHEMA", site.ledger)
     monkeypatch.setenv("EMRSYNC_SOURCE_URL", source.url.render_as_string(hide_password=False))
 
@@ -123,7 +124,7 @@ def test_a_merged_chart_is_listed_with_the_chart_it_went_into_and_adopted(
     assert site.of(drug)["patient_id"] == target
     assert site.verified(visit["encounter_id"]).fine
     told = site.rows(f"SELECT action, author FROM {site.ledger}.trail WHERE entity_id = %s", patient["patient_id"])
-    assert {"action": "adopt", "author": "operator"} in told
+    assert {"action": "adopt", "author": "the administrator on duty"} in told
 
 
 def test_a_chart_that_is_gone_is_made_anew_when_the_operator_says_so(
@@ -162,6 +163,30 @@ def test_a_failed_row_is_due_again_at_once(site: Site, source: sa.Engine, emrsyn
 
     with source.connect() as connection:
         assert connection.scalar(due) is not None
+
+
+@pytest.mark.parametrize("words", [("adopt", "{id}", "{chart}"), ("recreate", "{id}")], ids=["adopt", "recreate"])
+def test_children_that_failed_for_want_of_the_chart_are_due_again(
+    site: Site, source: sa.Engine, emrsync: Emrsync, words: tuple[str, ...]
+) -> None:
+    """Those of this patient, and no failure of another kind."""
+    patient, _, target, update = merged_family(site, source)
+    other, *_ = merged_family(site, source)
+    mine, foreign = (event("create", clinic.encounter(one["patient_id"])) for one in (patient, other))
+    for one, outcome in zip((mine, foreign), site.apply(mine, foreign), strict=True):
+        park(source, one, outcome)
+    refused = event("create", clinic.encounter(patient["patient_id"]))
+    park(source, refused, Failed(ErrorClass.REFUSED, "form_encounter: is out of range"))
+
+    code, said = emrsync(*(word.format(id=patient["patient_id"], chart=target) for word in words))
+
+    assert (code, said) == (0, "settled; failed events that are due again: 2\n")
+    row = sync_outbox.c
+    parked = [one.outbox_id for one in (update, mine, foreign, refused)]
+    query = sa.select(row.outbox_id).where(row.next_attempt_at.is_not(None), row.outbox_id.in_(parked))
+    with source.connect() as connection:
+        assert set(connection.scalars(query)) == {update.outbox_id, mine.outbox_id}
+    assert site.apply(update, mine) == [Applied()] * 2
 
 
 @pytest.mark.parametrize("words", [("adopt", "{id}", "1"), ("recreate", "{id}"), ("drop", "{id}")])

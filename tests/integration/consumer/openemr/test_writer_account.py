@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from consumer.apply import apply_events
-from consumer.openemr import account, ledger_schema
+from consumer.openemr import account, gate, ledger_schema
 from consumer.openemr.account import written_tables
 from consumer.ports import StreamPosition
 from consumer.settle import settle_events
@@ -78,6 +78,8 @@ def refused(connection: sa.Connection, statement: str) -> int:
         "UPDATE {ledger}.applied_event SET outcome = 'x'",
         "DELETE FROM {ledger}.stream_position",
         "INSERT INTO {ledger}.id_block VALUES ('x', 0, 0)",
+        "INSERT INTO {ledger}.site_state (name) VALUES ('x')",
+        "DELETE FROM {ledger}.site_state",
         "UPDATE {ledger}.alembic_version SET version_num = 'x'",
         "SELECT 1 FROM mysql.user",
     ],
@@ -147,7 +149,8 @@ def test_each_right_is_used_and_no_other_is_needed(openemr_admin_url: str) -> No
         }
     used: dict[str, set[str]] = {}
     reading = (_MAPPED, _APPLIED, _WAITING, _TRAIL, dead_letter_actions._READ, dead_letter_actions._INSERT)
-    read = [one.format(schema="ledger") for one in reading]
+    gates = (gate._READ, gate._ACCEPT, gate._BEGIN, gate._END, gate._PROLONG)
+    read = [one.format(schema="ledger", ledger="ledger") for one in (*reading, *gates)]
     for statement in (*sent, *(" ".join(one.split()) for one in read)):
         for table, verbs in verbs_of(statement.replace(f"{site.ledger}.", "ledger.")).items():
             used.setdefault(table, set()).update(verbs)
