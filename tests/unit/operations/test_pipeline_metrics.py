@@ -29,7 +29,7 @@ OUTBOX = OutboxState(
 )
 RUNS = ConnectorStatus("emrsync-outbox", "RUNNING", "w1", (TaskStatus(0, "FAILED", "w1"),))
 LAG = (PartitionLag("emrsync.patient", 2, committed=7, end=9, lag=2, halted=True),)
-STATUS = PipelineStatus(OUTBOX, SlotState("emrsync", True, 56, "reserved"), RUNS, LAG, 4, 1)
+STATUS = PipelineStatus(OUTBOX, SlotState("emrsync", True, 56, "reserved"), RUNS, LAG, 4, 1, DOWN)
 FLOW = Flow(Progress(heartbeats=1, records=2, unsent=None), heartbeat_age_s=3.0, unsent_rows=0, unsent_age_s=None)
 LOG = SourceLog("binlog:mysql-bin.000042", None, False, 99, None, 10.0, 2.0)
 
