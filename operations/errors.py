@@ -27,3 +27,11 @@ class UnsettledError(OperationError):
 
 class ConnectorGuardError(OperationError):
     """What was asked of the connector would lose or leave something; the message says what, and how to go on."""
+
+
+class ReplayError(OperationError):
+    """A replay cannot be planned or carried out as asked."""
+
+
+class PlanChangedError(ReplayError):
+    """What a plan says is so no more; the message says what has changed."""

@@ -43,6 +43,8 @@ _LEDGER: Final = {
     "id_block": "SELECT, UPDATE",
     "dead_letter_action": "SELECT, INSERT",
     "trail": "SELECT, INSERT",
+    "replay_run": "SELECT, INSERT, UPDATE",
+    "recovery_action": "SELECT, INSERT",
 }
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import datetime as dt
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -15,8 +15,9 @@ import sqlalchemy as sa
 from connectors.events import EntityKey, Event
 from connectors.outbox import TargetSystem
 from connectors.payloads import AnyPayload, DiagnosticOrderV1, EncounterV1, MedicationOrderV1, PatientV1
-from consumer.openemr import encounter, order, patient, prescription
+from consumer.openemr import comparison, encounter, order, patient, prescription
 from consumer.openemr.codes import FieldError
+from consumer.openemr.comparison import Columns
 from consumer.openemr.drafts import RowDraft
 from consumer.openemr.encounter import EncounterTable
 from consumer.openemr.errors import translated
@@ -27,7 +28,8 @@ from consumer.openemr.packet import Packet
 from consumer.openemr.patient import PatientTable
 from consumer.openemr.prescription import PrescriptionTable
 from consumer.openemr.session import utc_offset
-from consumer.openemr.site import Columns, Site, SiteChoices, read_site
+from consumer.openemr.site import Columns as SiteColumns
+from consumer.openemr.site import Site, SiteChoices, read_site
 from consumer.openemr.writing import Table, Writer
 from consumer.outcome import Applied, ErrorClass, Failed, Stale, Waiting
 from consumer.ports import Change, Mapped, MisconfiguredError, OutdatedError, StreamPosition
@@ -70,7 +72,15 @@ class _Tables:
 class OpenEmrTarget:
     """The real Target; holds its connections until close, and is used by one thread."""
 
-    def __init__(self, engine: sa.Engine, *, ledger_schema: str, group_id: str, choices: SiteChoices) -> None:
+    def __init__(
+        self,
+        engine: sa.Engine,
+        *,
+        ledger_schema: str,
+        group_id: str,
+        choices: SiteChoices,
+        numbers: Callable[[sa.Engine, str], Numbers] = Numbers,
+    ) -> None:
         self._engine = engine
         self._ledger_schema = ledger_schema
         self._choices = choices
@@ -79,7 +89,7 @@ class OpenEmrTarget:
             self._connection = engine.connect()
             self._packet = Packet(self._connection)
             self._tables = self._read_tables()
-            self._numbers = Numbers(engine, ledger_schema)
+            self._numbers = numbers(engine, ledger_schema)
 
     @property
     def site(self) -> Site:
@@ -125,6 +135,11 @@ class OpenEmrTarget:
                 if transaction.is_active:
                     transaction.rollback()
 
+    def known(self, outbox_ids: Sequence[bytes]) -> frozenset[bytes]:
+        """Return those of the events (16 bytes each) that the ledger has settled, as committed; nothing is locked."""
+        with translated(self._ledger_schema), self._connection.begin():
+            return self._ledger.known(self._connection, outbox_ids)
+
     def releasable(self, limit: int, keys: Sequence[EntityKey] | None) -> Sequence[Event]:
         """See ports.Target."""
         with translated(self._ledger_schema), self._connection.begin():
@@ -163,7 +178,7 @@ class OpenEmrTarget:
         self._tables = self._read_tables(self.site.columns)
         return True
 
-    def _read_tables(self, columns: Columns | None = None) -> _Tables:
+    def _read_tables(self, columns: SiteColumns | None = None) -> _Tables:
         try:
             with translated(self._ledger_schema), self._connection.begin():
                 site = read_site(self._connection, self._choices, columns=columns)
@@ -239,6 +254,14 @@ class OpenEmrTransaction:
     def commit(self) -> None:
         """See ports.TargetTransaction."""
         self._packet.commit()
+
+    def send(self) -> None:
+        """Run what is kept back, so that the server refuses what it would refuse, and commit nothing."""
+        self._packet.send()
+
+    def rows(self, mapped: Mapping[EntityKey, Mapped]) -> Mapping[EntityKey, Columns]:
+        """Give OpenEMR's rows of entities as they are in this transaction; see comparison.rows."""
+        return comparison.rows(self._connection, mapped)
 
 
 def _kind(change: Change) -> str:
