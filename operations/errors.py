@@ -35,3 +35,7 @@ class ReplayError(OperationError):
 
 class PlanChangedError(ReplayError):
     """What a plan says is so no more; the message says what has changed."""
+
+
+class ArchiveError(OperationError):
+    """An archive cannot be read or written, or is not what was written."""

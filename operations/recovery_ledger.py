@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from consumer.openemr.ledger_schema import checked_schema
 from operations.config import OperationsSettings
 from operations.errors import ReplayError
-from operations.status import reading_engine
 
 WHY_CHARACTERS_MAX: Final = 500
+_CONNECT_LIMIT_S: Final = 5
 _DETAIL_CHARACTERS_MAX: Final = 1_000
 _OPERATOR_CHARACTERS_MAX: Final = 100
 
@@ -67,7 +67,11 @@ class RecoveryLedger:
     def __init__(self, settings: OperationsSettings) -> None:
         self._schema = checked_schema(settings.ledger_schema)
         self._operator = settings.operator[:_OPERATOR_CHARACTERS_MAX]
-        self._engine = reading_engine(settings.database_url("openemr_url"))
+        # Pooled: a run's progress is written every second, and each new connection costs as much as many of these.
+        self._engine = sa.create_engine(
+            settings.database_url("openemr_url"), hide_parameters=True, pool_pre_ping=True,
+            connect_args={"connect_timeout": _CONNECT_LIMIT_S},
+        )  # fmt: skip
 
     def note(self, command: str, subject: str, action: str, *, why: str | None = None, detail: str = "") -> None:
         """Remember what was done; rows are only added."""
@@ -167,7 +171,9 @@ class RecoveryLedger:
         """
         name = f"{self._schema}:{subject}"[-64:]
         with self._engine.connect() as connection:
-            connection.execution_options(isolation_level="AUTOCOMMIT")
             if connection.execute(sa.text("SELECT GET_LOCK(:name, 0)"), {"name": name}).scalar() != 1:
                 raise ReplayError("somebody is at it right now: this plan is being applied, or the same command runs")
-            yield
+            try:
+                yield
+            finally:
+                connection.execute(sa.text("SELECT RELEASE_LOCK(:name)"), {"name": name})

@@ -15,6 +15,7 @@ from consumer.bootstrap import Replaying
 from consumer.outcome import Applied, Duplicate, Failed, Outcome, Stale, Waiting
 from consumer.ports import Record
 from consumer.settle import settle_events
+from operations.archive import ArchiveSource
 from operations.config import OperationsSettings
 from operations.errors import ReplayError
 from operations.record_source import Records, Span, TopicSource, merged
@@ -30,12 +31,13 @@ SAVE_EVERY_S: Final = 1.0
 COMMAND: Final = "replay"
 
 Told = Callable[[int], None]
+Source = TopicSource | ArchiveSource
 
 
 def make_plan(
     settings: OperationsSettings,
     replaying: Replaying,
-    source: TopicSource,
+    source: Source,
     selection: Selection,
     *,
     force_rewrite: bool,
@@ -64,7 +66,7 @@ def make_plan(
 def look(
     settings: OperationsSettings,
     replaying: Replaying,
-    source: TopicSource,
+    source: Source,
     selection: Selection,
     found: Sequence[Span],
     *,
@@ -104,7 +106,7 @@ class Replay:
         self,
         settings: OperationsSettings,
         replaying: Replaying,
-        source: TopicSource,
+        source: Source,
         plan: Plan,
         ledger: RecoveryLedger,
     ) -> None:

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import rich.console
-import rich.progress
 import typer
 
 import consumer.bootstrap
 from connectors.outbox import EntityType, TargetSystem
 from consumer.config import RetrySettings
+from operations.archive import ArchiveSource
+from operations.archive_store import ArchiveStore
 from operations.config import OperationsSettings
 from operations.errors import PlanChangedError, ReplayError
 from operations.failures import FOUND
 from operations.kafka import KafkaAdmin
+from operations.progress import bar
 from operations.record_source import TopicSource
 from operations.recovery_ledger import ABORTED, FINISHED, PAUSED, STOPPED, WHY_CHARACTERS_MAX, RecoveryLedger
-from operations.replay import COMMAND, Pace, Replay, make_plan
+from operations.replay import COMMAND, Pace, Replay, Source, make_plan
 from operations.replay_plan import FAIL, UNREADABLE, WAIT, Plan, read_plan
 from operations.replay_selection import Selection
 from operations.replay_view import ended_words, plan_lines, run_words
@@ -52,6 +51,7 @@ def plan(
         bool,
         typer.Option("--force-rewrite", help="Also write entities again whose rows differ from their newest event."),
     ] = False,
+    archive: Annotated[str | None, typer.Option(help="Read this archive instead of the topics.")] = None,
     output: Annotated[Path | None, typer.Option(help="Where the plan goes; replay-ID.json when left out.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -69,8 +69,9 @@ def plan(
         offset_to=to_offset,
     )
     settings = OperationsSettings.read()
-    with consumer.bootstrap.wired_replay(RetrySettings.read()) as replaying, _bar("looking", None, as_json) as told:
-        made = make_plan(settings, replaying, _source(settings), selection, force_rewrite=force_rewrite, told=told)
+    source = _source(settings, archive)
+    with consumer.bootstrap.wired_replay(RetrySettings.read()) as parts, bar("looking", None, hidden=as_json) as told:
+        made = make_plan(settings, parts, source, selection, force_rewrite=force_rewrite, told=told)
     path = output or Path(f"replay-{made.plan_id}.json")
     made.write(path)
     RecoveryLedger(settings).note(COMMAND, made.plan_id, "planned", detail=f"{len(made.forecast.ids)} events")
@@ -104,20 +105,21 @@ def apply(
         consumer.bootstrap.stop_signal() as stop,
         consumer.bootstrap.wired_replay(RetrySettings.read()) as replaying,
     ):
-        replay = Replay(settings, replaying, _source(settings), made, ledger)
+        replay = Replay(settings, replaying, _source(settings, made.source), made, ledger)
         try:
-            with _bar("checking", events, as_json) as told:
+            with bar("checking", events, hidden=as_json) as told:
                 before = replay.check(told)
         except PlanChangedError as error:
             ledger.note(COMMAND, made.plan_id, "refused", why=reason, detail=str(error))
             raise
         ledger.note(COMMAND, made.plan_id, "started" if before is None else "resumed", why=reason)
-        with _bar("applying", events, as_json) as told:
+        with bar("applying", events, hidden=as_json) as told:
             told(0 if before is None else before.done)
             ended = replay.apply(Pace(canary=canary, events_per_s=rate), stop.is_set, told)
         ledger.note(COMMAND, made.plan_id, ended.state, why=reason, detail=ended.reason or f"{ended.done} events")
     if as_json:
-        told_end = {"state": ended.state, "done": ended.done, "counts": dict(ended.counts), "reason": ended.reason}
+        counts = {word: count for word, count in ended.counts.items() if count}
+        told_end = {"state": ended.state, "done": ended.done, "counts": counts, "reason": ended.reason}
         typer.echo(json.dumps(told_end, indent=2))
     else:
         typer.echo(ended_words(ended, events, plan_file))
@@ -178,22 +180,10 @@ def _reason(why: str) -> str:
     return reason
 
 
-def _source(settings: OperationsSettings) -> TopicSource:
-    return TopicSource(KafkaAdmin(settings.text("kafka_bootstrap_servers")), settings.topic_prefix)
-
-
-@contextmanager
-def _bar(what: str, total: int | None, hidden: bool) -> Iterator[Callable[[int], None]]:
-    columns = (
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeElapsedColumn(),
-    )
-    # On standard error, so that the summary alone can be redirected.
-    with rich.progress.Progress(*columns, console=rich.console.Console(stderr=True), disable=hidden) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
+def _source(settings: OperationsSettings, name: str | None) -> Source:
+    if name is None or name == TopicSource.name:
+        return TopicSource(KafkaAdmin(settings.text("kafka_bootstrap_servers")), settings.topic_prefix)
+    return ArchiveSource(ArchiveStore(name), settings.topic_prefix)
 
 
 def _mapping(made: Plan, path: Path) -> dict[str, Any]:
@@ -202,7 +192,7 @@ def _mapping(made: Plan, path: Path) -> dict[str, Any]:
         "plan_id": made.plan_id,
         "events": len(made.forecast.ids),
         "digest": made.forecast.digest,
-        "counts": dict(made.forecast.counts),
+        "counts": {fate: count for fate, count in made.forecast.counts.items() if count},
         "failures": [
             {"error_class": error_class, "message": message, "events": count}
             for (error_class, message), count in made.forecast.failures.most_common()

@@ -9,6 +9,7 @@ from typing import Any
 
 from connectors.outbox import EntityType, TargetSystem
 from consumer.ports import Record
+from operations.archive import ArchiveSource
 from operations.errors import ReplayError
 from operations.record_source import Kept, Span, TopicSource
 
@@ -80,7 +81,7 @@ class Selection:
         return cls(**known)
 
 
-def spans(selection: Selection, source: TopicSource, kept: Sequence[Kept]) -> tuple[Span, ...]:
+def spans(selection: Selection, source: TopicSource | ArchiveSource, kept: Sequence[Kept]) -> tuple[Span, ...]:
     """Return where the events can be, in what the source holds now."""
     found = []
     for one in kept:

@@ -99,9 +99,8 @@ def test_a_plan_foretells_each_fate_and_changes_nothing_and_the_apply_keeps_to_i
     changed = {one.entity_id: (one.is_new, one.columns) for one in plan.forecast.sample}
     assert (False, ("patient_data.email", "patient_data.fname")) == changed[known["patient_id"]]
     assert (True, ()) == changed[new["patient_id"]]
-    assert [("unknown_option", "marital_status: is no option of OpenEMR's list marital")] == list(
-        plan.forecast.failures
-    )
+    [(error_class, message)] = plan.forecast.failures
+    assert ("unknown_option", True) == (error_class, message.startswith("marital_status: is no option"))
     text = (world.folder / "plan.json").read_text() + said.out
     assert not [word for word in (FAMILY_NAME, "Grace", "g@clinic.example", "unheard-of") if word in text]
 
