@@ -9,7 +9,7 @@ from typing import Final
 
 from connectors.outbox import EntityType
 from connectors.topics import entity_topic
-from consumer.ports import Record
+from consumer.ports import Place, Record
 from operations.archive_store import ArchiveStore, Manifest
 from operations.errors import ArchiveError
 from operations.kafka import KafkaAdmin
@@ -109,6 +109,11 @@ class ArchiveSource:
     def name(self) -> str:
         """Where it is."""
         return self._store.root
+
+    @property
+    def places(self) -> frozenset[Place]:
+        """The partitions of which something is archived."""
+        return frozenset(self._manifests)
 
     def kept(self, entity_types: Sequence[EntityType]) -> tuple[Kept, ...]:
         """See TopicSource."""

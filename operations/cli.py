@@ -35,6 +35,7 @@ SECTIONS: Final = (
     Section("retry", "operations.retry_command", "Failed rows, tried again: what is due, or what you choose."),
     Section("replay", "operations.replay_commands", "Events applied again: first a plan, then its apply."),
     Section("archive", "operations.archive_commands", "Topics in files that outlive them."),
+    Section("resume", "operations.resume_command", "After OpenEMR was restored, or is a new one.", group=False),
     Section("app", "operations.app_commands", "The sample clinic application."),
     Section("status", "operations.status_command", "How much is where, and how far behind.", group=False),
     Section("where", "operations.where_command", "The whole way of one record.", group=False),

@@ -39,3 +39,7 @@ class PlanChangedError(ReplayError):
 
 class ArchiveError(OperationError):
     """An archive cannot be read or written, or is not what was written."""
+
+
+class ResumeError(OperationError):
+    """A restored OpenEMR cannot be caught up as asked; nothing was changed."""

@@ -57,7 +57,7 @@ def chunks(records: Iterable[Record], size: int) -> Iterator[Sequence[Record]]:
 
 def look_up(known: Callable[[Sequence[bytes]], frozenset[bytes]], records: Sequence[Record]) -> Sequence[Looked]:
     """Ask the ledger for many records at once; what it has settled needs neither to be decoded nor a lock."""
-    ids = [_raw_id(record) for record in records]
+    ids = [raw_id(record) for record in records]
     found = known([one for one in ids if one is not _NO_ID])
     return [Looked(record, one, one in found) for record, one in zip(records, ids, strict=True)]
 
@@ -212,7 +212,8 @@ def decoded(record: Record, value_bytes_max: int) -> Event:
     return decode_record(record.topic, record.key, record.value, record.headers, value_bytes_max=value_bytes_max)
 
 
-def _raw_id(record: Record) -> bytes:
+def raw_id(record: Record) -> bytes:
+    """Return the 16 bytes of a record's outbox id, without decoding the rest; zeros if it has none."""
     for name, value in record.headers:
         if name == "id":
             try:

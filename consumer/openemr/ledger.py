@@ -73,10 +73,17 @@ class Ledger:
 
     def known(self, connection: sa.Connection, outbox_ids: Sequence[bytes]) -> frozenset[bytes]:
         """Return those of the ids that were settled; for many thousands a second, which parameters are too slow for."""
+        return self._present(connection, "applied_event", outbox_ids)
+
+    def waiting(self, connection: sa.Connection, outbox_ids: Sequence[bytes]) -> frozenset[bytes]:
+        """Return those of the ids that are in the waiting room."""
+        return self._present(connection, "waiting_event", outbox_ids)
+
+    def _present(self, connection: sa.Connection, table: str, outbox_ids: Sequence[bytes]) -> frozenset[bytes]:
         found: set[bytes] = set()
         for start in range(0, len(outbox_ids), ROWS_MAX):
             listed = ",".join([f"x'{one.hex()}'" for one in outbox_ids[start : start + ROWS_MAX]])
-            sql = f"SELECT outbox_id FROM {self._schema}.applied_event WHERE outbox_id IN ({listed})"  # noqa: S608
+            sql = f"SELECT outbox_id FROM {self._schema}.{table} WHERE outbox_id IN ({listed})"  # noqa: S608
             found.update(row[0] for row in connection.exec_driver_sql(sql, None, {"no_parameters": True}))
         return frozenset(found)
 

@@ -140,6 +140,11 @@ class OpenEmrTarget:
         with translated(self._ledger_schema), self._connection.begin():
             return self._ledger.known(self._connection, outbox_ids)
 
+    def settled_or_waiting(self, outbox_ids: Sequence[bytes]) -> frozenset[bytes]:
+        """Return those that the ledger has settled or keeps in its waiting room; see known."""
+        with translated(self._ledger_schema), self._connection.begin():
+            return self._ledger.known(self._connection, outbox_ids) | self._ledger.waiting(self._connection, outbox_ids)
+
     def releasable(self, limit: int, keys: Sequence[EntityKey] | None) -> Sequence[Event]:
         """See ports.Target."""
         with translated(self._ledger_schema), self._connection.begin():

@@ -17,15 +17,19 @@ import confluent_kafka
 import pytest
 import sqlalchemy as sa
 
+import consumer.bootstrap
 from connectors.events import Event
 from connectors.outbox import Operation, payload_text, sync_outbox
+from consumer.config import RetrySettings
 from consumer.kafka_options import producer_options
+from consumer.loop import ConsumerLoop, LoopLimits
 from consumer.openemr.account import written_tables
 from consumer.outbox_marker import SqlOutboxMarker
 from consumer.retry import RetryPolicy
 from consumer.settle import settle_events
 from consumer.source_database import create_engine
 from operations.kafka import KafkaAdmin
+from tests.fakes import InlineExecutor
 from tests.integration.consumer.openemr.sites import Site
 from tests.integration.operations.letters import LIMIT_S, Clinic, Said, emrsync
 from tests.made_events import event, headers
@@ -108,6 +112,19 @@ class ReplayWorld:
         for answer in self.clinic.admin.delete_records(wanted).values():
             answer.result(LIMIT_S)
         return len(wanted)
+
+    def drain(self) -> None:
+        """Let a member of the group work with the product's own parts until nothing is left to read."""
+        for name, value in self.settings.items():
+            self.monkeypatch.setenv(name, value)
+        target = consumer.bootstrap.open_target(RetrySettings.read())
+        stream = self.clinic.stream()
+        try:
+            loop = ConsumerLoop(stream, target, self.marker, InlineExecutor(), limits=LoopLimits())
+            self.clinic.turn_until(loop, lambda: self.clinic.lag() == 0)
+        finally:
+            stream.close()
+            target.close()
 
     def status(self, one: Event) -> str:
         """Give the status of an outbox row."""
