@@ -43,3 +43,11 @@ class ArchiveError(OperationError):
 
 class ResumeError(OperationError):
     """A restored OpenEMR cannot be caught up as asked; nothing was changed."""
+
+
+class SweepError(OperationError):
+    """A sweep cannot be carried out as asked; nothing was changed."""
+
+
+class PurgeError(OperationError):
+    """A purge cannot be carried out as asked; nothing was removed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final
@@ -165,6 +166,16 @@ class KafkaAdmin:
         partitions = [TopicPartition(topic, number) for number in range(len(kept))]
         found = self._offsets(partitions, _OFFSET_SPEC.for_timestamp(instant_ms))
         return tuple(end if (offset := found[topic, number]) < 0 else offset for number, (_, end) in enumerate(kept))
+
+    def replayable_ms(self, topic: str) -> int | None:
+        """Return since when (ms since 1970) a topic holds every record; None when it has dropped none yet."""
+        kept = self.kept(topic).offsets
+        dropped = [TopicPartition(topic, number) for number, (first, _) in enumerate(kept) if first > 0]
+        asked = dict.fromkeys(dropped, _OFFSET_SPEC.for_timestamp(0))
+        answers = self._admin.list_offsets(asked, request_timeout=self._answer_limit_s) if asked else {}
+        times = [self._result(one).timestamp for one in answers.values()]
+        # A partition that holds nothing any more has dropped all up to now.
+        return max((one if one >= 0 else int(time.time() * 1000) for one in times), default=None)
 
     def records(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:
         """Read the records from offset start to before end, holding a few megabytes of them at a time."""

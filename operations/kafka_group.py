@@ -1,4 +1,4 @@
-"""The consumer group as the brokers see it, and what may be changed: more partitions, and its offsets while it rests."""
+"""The consumer group as the brokers see it, and what may be changed: more partitions, and offsets while it rests."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final
 
@@ -51,14 +52,22 @@ def unknown_events(
             seq = found[-1].seq
             settled = known([row.outbox_id.bytes for row in found])
             wanted = [
-                row.outbox_id
+                row.outbox_id.bytes
                 for row in found
                 if row.outbox_id.bytes not in settled and row.outbox_id.bytes not in elsewhere
             ]
-            chosen = sa.select(*_COLUMNS).where(_OUTBOX.outbox_id.in_(wanted)).order_by(_OUTBOX.seq)
-            events = [_event(row) for row in connection.execute(chosen)] if wanted else []
+            events = events_of(connection, wanted)
         if events:
             yield events
+
+
+def events_of(connection: sa.Connection, outbox_ids: Sequence[bytes]) -> Sequence[Event]:
+    """Read the events of rows, by ids of 16 bytes, in the order of seq; those that are there no more are left out."""
+    if not outbox_ids:
+        return ()
+    wanted = [uuid.UUID(bytes=one) for one in outbox_ids]
+    chosen = sa.select(*_COLUMNS).where(_OUTBOX.outbox_id.in_(wanted)).order_by(_OUTBOX.seq)
+    return [_event(row) for row in connection.execute(chosen)]
 
 
 def _event(row: sa.Row[Any]) -> Event:

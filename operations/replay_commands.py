@@ -12,18 +12,15 @@ import typer
 import consumer.bootstrap
 from connectors.outbox import EntityType, TargetSystem
 from consumer.config import RetrySettings
-from operations.archive import ArchiveSource
-from operations.archive_store import ArchiveStore
 from operations.config import OperationsSettings
 from operations.errors import PlanChangedError, ReplayError
 from operations.failures import FOUND
-from operations.kafka import KafkaAdmin
 from operations.progress import bar
-from operations.record_source import TopicSource
 from operations.recovery_ledger import ABORTED, FINISHED, PAUSED, STOPPED, WHY_CHARACTERS_MAX, RecoveryLedger
-from operations.replay import COMMAND, Pace, Replay, Source, make_plan
+from operations.replay import COMMAND, Pace, Replay, make_plan
 from operations.replay_plan import FAIL, UNREADABLE, WAIT, Plan, read_plan
 from operations.replay_selection import Selection
+from operations.replay_sources import source_named
 from operations.replay_view import ended_words, plan_lines, run_words
 
 app = typer.Typer(no_args_is_help=True)
@@ -69,7 +66,7 @@ def plan(
         offset_to=to_offset,
     )
     settings = OperationsSettings.read()
-    source = _source(settings, archive)
+    source = source_named(settings, archive)
     with consumer.bootstrap.wired_replay(RetrySettings.read()) as parts, bar("looking", None, hidden=as_json) as told:
         made = make_plan(settings, parts, source, selection, force_rewrite=force_rewrite, told=told)
     path = output or Path(f"replay-{made.plan_id}.json")
@@ -105,7 +102,7 @@ def apply(
         consumer.bootstrap.stop_signal() as stop,
         consumer.bootstrap.wired_replay(RetrySettings.read()) as replaying,
     ):
-        replay = Replay(settings, replaying, _source(settings, made.source), made, ledger)
+        replay = Replay(settings, replaying, source_named(settings, made.source), made, ledger)
         try:
             with bar("checking", events, hidden=as_json) as told:
                 before = replay.check(told)
@@ -178,12 +175,6 @@ def _reason(why: str) -> str:
     if not reason or len(reason) > WHY_CHARACTERS_MAX:
         raise ReplayError(f"--why: takes 1 to {WHY_CHARACTERS_MAX} characters")
     return reason
-
-
-def _source(settings: OperationsSettings, name: str | None) -> Source:
-    if name is None or name == TopicSource.name:
-        return TopicSource(KafkaAdmin(settings.text("kafka_bootstrap_servers")), settings.topic_prefix)
-    return ArchiveSource(ArchiveStore(name), settings.topic_prefix)
 
 
 def _mapping(made: Plan, path: Path) -> dict[str, Any]:

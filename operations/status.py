@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import sqlalchemy as sa
 
@@ -61,6 +62,7 @@ class PipelineStatus:
     """Every stage, or why it could not be asked; slot is None on MySQL and MariaDB, and where there is none.
 
     dead_letters: all that are kept; undecided: those of them that nobody has replayed or discarded.
+    replayable: by topic, since when (ms since 1970) it holds every record; None when it has dropped none yet.
     """
 
     outbox: OutboxState | Unavailable
@@ -69,6 +71,7 @@ class PipelineStatus:
     lag: tuple[PartitionLag, ...] | Unavailable
     dead_letters: int | Unavailable
     undecided: int | Unavailable
+    replayable: Mapping[str, int | None] | Unavailable = dataclasses.field(default_factory=dict)
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -121,6 +124,11 @@ def read_status(settings: OperationsSettings, *, settled: bool = True) -> Pipeli
         kept = part(lambda: _kafka(settings).kept(topic))
         dead_letters = kept if isinstance(kept, Unavailable) else kept.count
         undecided = kept if isinstance(kept, Unavailable) else part(lambda: _undecided(settings, kept))
+    replayable: Mapping[str, int | None] | Unavailable = (
+        lag
+        if isinstance(lag, Unavailable)
+        else part(lambda: {topic: _kafka(settings).replayable_ms(topic) for topic in topics})
+    )
     outbox = part(lambda: _outbox(settings, settled=settled))
     return PipelineStatus(
         outbox=outbox,
@@ -129,6 +137,7 @@ def read_status(settings: OperationsSettings, *, settled: bool = True) -> Pipeli
         lag=lag,
         dead_letters=dead_letters,
         undecided=undecided,
+        replayable=replayable,
     )
 
 

@@ -55,6 +55,7 @@ class Lock(enum.StrEnum):
 
     UPDATE = "FOR UPDATE"
     SHARE = "LOCK IN SHARE MODE"
+    NONE = ""
 
 
 class Ledger:

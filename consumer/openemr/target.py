@@ -145,6 +145,12 @@ class OpenEmrTarget:
         with translated(self._ledger_schema), self._connection.begin():
             return self._ledger.known(self._connection, outbox_ids) | self._ledger.waiting(self._connection, outbox_ids)
 
+    def watermarks(self, keys: Sequence[EntityKey]) -> Mapping[EntityKey, int]:
+        """Return the newest seq that each entity has had, as committed; nothing is locked."""
+        with translated(self._ledger_schema), self._connection.begin():
+            mapped = self._ledger.mapped(self._connection, keys, lock=Lock.NONE)
+        return {key: one.last_seq for key, one in mapped.items()}
+
     def releasable(self, limit: int, keys: Sequence[EntityKey] | None) -> Sequence[Event]:
         """See ports.Target."""
         with translated(self._ledger_schema), self._connection.begin():

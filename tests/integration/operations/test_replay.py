@@ -18,6 +18,7 @@ from operations.record_source import TopicSource
 from operations.recovery_ledger import RecoveryLedger
 from operations.replay import Pace, Replay
 from operations.replay_plan import read_plan
+from operations.status import read_status
 from tests import clinic as made
 from tests.clinic import FAMILY_NAME
 from tests.integration.consumer.openemr.sites import Site, installed_site, medication
@@ -142,6 +143,11 @@ def test_a_plan_is_refused_when_its_records_are_gone(world: ReplayWorld) -> None
     assert f"the set has changed: {gone} events are there no more" in said.err
     limits = world.json("replay", "plan", "--output", "second.json")["limits_hit"]
     assert any("what was before is gone" in one for one in limits)
+    replayable = read_status(OperationsSettings.read()).replayable
+    topic = world.clinic.topic(events[0])
+    assert isinstance(replayable, dict)
+    assert {topic} == {name for name, since_ms in replayable.items() if since_ms is not None}
+    assert abs(time.time() * 1000 - replayable[topic]) < 60_000
 
 
 def test_one_entity_can_be_chosen_and_so_can_seqs_and_times(world: ReplayWorld) -> None:
