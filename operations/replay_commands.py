@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -105,7 +106,7 @@ def apply(
         replay = Replay(settings, replaying, source_named(settings, made.source), made, ledger)
         try:
             with bar("checking", events, hidden=as_json) as told:
-                before = replay.check(told)
+                before = replay.check(_until(stop.is_set, told))
         except PlanChangedError as error:
             ledger.note(COMMAND, made.plan_id, "refused", why=reason, detail=str(error))
             raise
@@ -168,6 +169,15 @@ def show(plan_file: PlanFile, *, as_json: AsJson = False) -> None:
     for one in reversed(actions):
         words = [f"{one.taken_at:%Y-%m-%d %H:%M:%S} {one.action} by {one.operator}", one.why or "", one.detail or ""]
         typer.echo(": ".join(word for word in words if word))
+
+
+def _until(stop: Callable[[], bool], told: Callable[[int], None]) -> Callable[[int], None]:
+    def checked(count: int) -> None:
+        if stop():
+            raise ReplayError("stopped while checking; nothing was changed since the last apply")
+        told(count)
+
+    return checked
 
 
 def _reason(why: str) -> str:
