@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import datetime as dt
 import gc
 import logging
@@ -29,8 +28,6 @@ from consumer.metrics import RetryMetrics, SettlingMetrics, StreamMetrics
 from consumer.metrics_endpoint import serving
 from consumer.openemr import session
 from consumer.openemr.ledger_schema import checked_schema
-from consumer.openemr.rehearsal import RehearsalTarget
-from consumer.openemr.site import SiteChoices
 from consumer.openemr.target import OpenEmrTarget
 from consumer.outbox_marker import SqlOutboxMarker
 from consumer.ports import EventStream, FailedRows, OutboxMarker, Target, TransientError
@@ -161,17 +158,7 @@ def open_target(settings: SettlingSettings) -> OpenEmrTarget:
         session.create_engine(settings.openemr_url.get_secret_value()),
         ledger_schema=checked_schema(settings.ledger_schema),
         group_id=settings.consumer_group,
-        choices=_site_choices(settings),
-    )
-
-
-def _site_choices(settings: SettlingSettings) -> SiteChoices:
-    return SiteChoices(
-        username=settings.openemr_username,
-        time_zone=settings.openemr_time_zone,
-        facility=settings.openemr_facility,
-        fallbacks=settings.openemr_fallbacks,
-        patient_removal=settings.openemr_patient_deletes == "remove",
+        choices=settings.site_choices,
     )
 
 
@@ -241,37 +228,6 @@ def wired_retrier(settings: RetrySettings, told: Told) -> Iterator[Retrier]:
         marker = SqlOutboxMarker(source, settings.retry_policy)
         clock = lambda: dt.datetime.now(dt.UTC)  # noqa: E731 - a value like the others
         yield Retrier(SqlFailedRows(source), target, marker, StormBreaker(limits), limits, clock, told)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Replaying:
-    """What a replay works on: OpenEMR's database, the same for rehearsals, and the outbox rows."""
-
-    target: OpenEmrTarget
-    rehearsal: RehearsalTarget
-    marker: SqlOutboxMarker
-
-
-@contextlib.contextmanager
-def wired_replay(settings: SettlingSettings) -> Iterator[Replaying]:
-    """Give a replay's parts on the real systems.
-
-    Raises:
-        TransientError, MisconfiguredError: a system is away or set up wrongly.
-    """
-    with contextlib.ExitStack() as held:
-        source = source_database.create_engine(settings.source_url.get_secret_value())
-        held.callback(source.dispose)
-        target = open_target(settings)
-        held.callback(target.close)
-        rehearsal = RehearsalTarget(
-            session.create_engine(settings.openemr_url.get_secret_value()),
-            ledger_schema=checked_schema(settings.ledger_schema),
-            group_id=settings.consumer_group,
-            choices=_site_choices(settings),
-        )
-        held.callback(rehearsal.close)
-        yield Replaying(target, rehearsal, SqlOutboxMarker(source, settings.retry_policy))
 
 
 def retry_limits(settings: RetrySettings) -> RetryLimits:

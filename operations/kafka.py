@@ -1,10 +1,9 @@
-"""Topics, lag and dead letters, asked from the brokers; with kafka_group the only module here that names the client."""
+"""Topics, lag and dead letters; with kafka_group and kafka_times all of this package that names Kafka's client."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final
@@ -42,7 +41,7 @@ _CLIENT_ID: Final = "emrsync-operations"
 _UNREACHABLE: Final = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT}  # noqa: SLF001 - librdkafka's public names
 
 
-_OFFSET_SPEC: Final[Any] = OffsetSpec  # its constructors have no annotations
+OFFSET_SPEC: Final[Any] = OffsetSpec  # its constructors have no annotations
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -143,8 +142,8 @@ class KafkaAdmin:
         request = ConsumerGroupTopicPartitions(group, partitions)
         answers = self._admin.list_consumer_group_offsets([request], request_timeout=self._answer_limit_s)
         committed = {(one.topic, one.partition): one for one in self._result(answers[group]).topic_partitions}
-        starts = self._offsets(partitions, _OFFSET_SPEC.earliest())
-        ends = self._offsets(partitions, _OFFSET_SPEC.latest())
+        starts = self._offsets(partitions, OFFSET_SPEC.earliest())
+        ends = self._offsets(partitions, OFFSET_SPEC.latest())
         return tuple(
             _lag(one.topic, one.partition, committed.get((one.topic, one.partition)), starts, ends)
             for one in partitions
@@ -155,27 +154,10 @@ class KafkaAdmin:
         answer = self._admin.describe_topics(TopicCollection([topic]), request_timeout=self._answer_limit_s)[topic]
         described = self._result(answer)
         partitions = [TopicPartition(topic, number) for number in range(len(described.partitions))]
-        starts = self._offsets(partitions, _OFFSET_SPEC.earliest())
-        ends = self._offsets(partitions, _OFFSET_SPEC.latest())
+        starts = self._offsets(partitions, OFFSET_SPEC.earliest())
+        ends = self._offsets(partitions, OFFSET_SPEC.latest())
         bounds = ((starts[topic, one.partition], ends[topic, one.partition]) for one in partitions)
         return KeptRecords(str(described.topic_id), tuple(bounds))
-
-    def offsets_at(self, topic: str, instant_ms: int) -> tuple[int, ...]:
-        """Return by partition the first offset whose record is not older (ms since 1970); the end if there is none."""
-        kept = self.kept(topic).offsets
-        partitions = [TopicPartition(topic, number) for number in range(len(kept))]
-        found = self._offsets(partitions, _OFFSET_SPEC.for_timestamp(instant_ms))
-        return tuple(end if (offset := found[topic, number]) < 0 else offset for number, (_, end) in enumerate(kept))
-
-    def replayable_ms(self, topic: str) -> int | None:
-        """Return since when (ms since 1970) a topic holds every record; None when it has dropped none yet."""
-        kept = self.kept(topic).offsets
-        dropped = [TopicPartition(topic, number) for number, (first, _) in enumerate(kept) if first > 0]
-        asked = dict.fromkeys(dropped, _OFFSET_SPEC.for_timestamp(0))
-        answers = self._admin.list_offsets(asked, request_timeout=self._answer_limit_s) if asked else {}
-        times = [self._result(one).timestamp for one in answers.values()]
-        # A partition that holds nothing any more has dropped all up to now.
-        return max((one if one >= 0 else int(time.time() * 1000) for one in times), default=None)
 
     def records(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:
         """Read the records from offset start to before end, holding a few megabytes of them at a time."""

@@ -10,8 +10,7 @@ from typing import Annotated
 import sqlalchemy as sa
 import typer
 
-import consumer.bootstrap
-from consumer.config import RetrySettings
+from operations.bootstrap import wired_replay
 from operations.config import OperationsSettings
 from operations.errors import PurgeError
 from operations.progress import bar
@@ -44,7 +43,7 @@ def command(
     with (
         contextlib.ExitStack() as held,
         ledger.alone("purge"),
-        consumer.bootstrap.wired_replay(RetrySettings.read()) as parts,
+        wired_replay() as parts,
     ):
         engine = _engine(settings, "source_admin_url", held)
         purge = OutboxPurge(

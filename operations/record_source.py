@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 from connectors.outbox import EntityType
 from connectors.topics import entity_topic
 from consumer.ports import Record
-from operations.kafka import KafkaAdmin
+from operations.kafka_times import TopicTimes
 
 _LAST: Final = 2**63
 
@@ -45,7 +45,7 @@ class TopicSource:
 
     name: Final = "topics"
 
-    def __init__(self, kafka: KafkaAdmin, prefix: str) -> None:
+    def __init__(self, kafka: TopicTimes, prefix: str) -> None:
         self._kafka = kafka
         self._prefix = prefix
 

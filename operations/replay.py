@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from connectors.events import Event, EventError
-from consumer.bootstrap import Replaying
 from consumer.outcome import Applied, Duplicate, Failed, Outcome, Stale, Waiting
 from consumer.ports import Record
 from consumer.settle import settle_events
 from operations.archive import ArchiveSource
+from operations.bootstrap import Replaying
 from operations.config import OperationsSettings
 from operations.errors import ReplayError
 from operations.record_source import Records, Span, TopicSource, merged

@@ -12,7 +12,7 @@ import typer
 
 import consumer.bootstrap
 from connectors.outbox import EntityType, TargetSystem
-from consumer.config import RetrySettings
+from operations.bootstrap import wired_replay
 from operations.config import OperationsSettings
 from operations.errors import PlanChangedError, ReplayError
 from operations.failures import FOUND
@@ -68,7 +68,7 @@ def plan(
     )
     settings = OperationsSettings.read()
     source = source_named(settings, archive)
-    with consumer.bootstrap.wired_replay(RetrySettings.read()) as parts, bar("looking", None, hidden=as_json) as told:
+    with wired_replay() as parts, bar("looking", None, hidden=as_json) as told:
         made = make_plan(settings, parts, source, selection, force_rewrite=force_rewrite, told=told)
     path = output or Path(f"replay-{made.plan_id}.json")
     made.write(path)
@@ -101,7 +101,7 @@ def apply(
     with (
         ledger.alone(made.plan_id),
         consumer.bootstrap.stop_signal() as stop,
-        consumer.bootstrap.wired_replay(RetrySettings.read()) as replaying,
+        wired_replay() as replaying,
     ):
         replay = Replay(settings, replaying, source_named(settings, made.source), made, ledger)
         try:

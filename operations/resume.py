@@ -13,11 +13,11 @@ import sqlalchemy as sa
 from connectors.events import Event, EventError
 from connectors.outbox import Status, sync_outbox
 from connectors.topics import entity_topics
-from consumer.bootstrap import Replaying
 from consumer.openemr.ledger_schema import checked_schema
 from consumer.ports import Place
 from consumer.settle import settle_events
 from operations.archive import ArchiveSource
+from operations.bootstrap import Replaying
 from operations.config import OperationsSettings
 from operations.errors import ResumeError
 from operations.kafka_group import GroupAdmin

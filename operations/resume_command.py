@@ -11,10 +11,9 @@ from typing import Annotated
 
 import typer
 
-import consumer.bootstrap
-from consumer.config import RetrySettings
 from operations.archive import ArchiveSource
 from operations.archive_store import ArchiveStore
+from operations.bootstrap import wired_replay
 from operations.config import OperationsSettings
 from operations.errors import ResumeError
 from operations.failures import FOUND, WRONG_USE
@@ -37,7 +36,7 @@ def command(
         raise typer.BadParameter("--from-ledger is the one way there is")
     settings = OperationsSettings.read()
     ledger = RecoveryLedger(settings)
-    with ledger.alone("resume"), consumer.bootstrap.wired_replay(RetrySettings.read()) as parts:
+    with ledger.alone("resume"), wired_replay() as parts:
         held = None if archive is None else ArchiveSource(ArchiveStore(archive), settings.topic_prefix)
         resume = Resume(settings, parts, held)
         missing = resume.look()

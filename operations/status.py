@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -14,6 +14,7 @@ from operations.config import OperationsSettings
 from operations.connect import connect_client
 from operations.dead_letter_actions import DeadLetterActions
 from operations.kafka import KafkaAdmin, KeptRecords, PartitionLag
+from operations.kafka_times import TopicTimes
 from operations.parts import Unavailable, part
 
 _UNFINISHED = (Status.PENDING.value, Status.PROCESSING.value)
@@ -125,9 +126,7 @@ def read_status(settings: OperationsSettings, *, settled: bool = True) -> Pipeli
         dead_letters = kept if isinstance(kept, Unavailable) else kept.count
         undecided = kept if isinstance(kept, Unavailable) else part(lambda: _undecided(settings, kept))
     replayable: Mapping[str, int | None] | Unavailable = (
-        lag
-        if isinstance(lag, Unavailable)
-        else part(lambda: {topic: _kafka(settings).replayable_ms(topic) for topic in topics})
+        lag if isinstance(lag, Unavailable) else part(lambda: _replayable(settings, topics))
     )
     outbox = part(lambda: _outbox(settings, settled=settled))
     return PipelineStatus(
@@ -155,6 +154,11 @@ def reading_engine(url: sa.URL) -> sa.Engine:
 
 def _kafka(settings: OperationsSettings) -> KafkaAdmin:
     return KafkaAdmin(settings.text("kafka_bootstrap_servers"), answer_limit_s=_ANSWER_LIMIT_S)
+
+
+def _replayable(settings: OperationsSettings, topics: Sequence[str]) -> Mapping[str, int | None]:
+    times = TopicTimes(settings.text("kafka_bootstrap_servers"), answer_limit_s=_ANSWER_LIMIT_S)
+    return {topic: times.replayable_ms(topic) for topic in topics}
 
 
 def _undecided(settings: OperationsSettings, kept: KeptRecords) -> int:

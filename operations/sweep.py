@@ -13,9 +13,9 @@ import sqlalchemy as sa
 from connectors.events import Event
 from connectors.outbox import Status, sync_outbox
 from connectors.topics import entity_topics
-from consumer.bootstrap import Replaying
 from consumer.ports import Record
 from consumer.settle import settle_events
+from operations.bootstrap import Replaying
 from operations.config import OperationsSettings
 from operations.kafka import KafkaAdmin
 from operations.outbox_rows import ROWS_READ, events_of

@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-import consumer.bootstrap
-from consumer.config import RetrySettings
+from operations.bootstrap import wired_replay
 from operations.config import OperationsSettings
 from operations.errors import SweepError
 from operations.failures import FOUND
@@ -35,7 +34,7 @@ def command(
     settings = OperationsSettings.read()
     ledger = RecoveryLedger(settings)
     outcomes: Counter[str] = Counter()
-    with ledger.alone("sweep"), consumer.bootstrap.wired_replay(RetrySettings.read()) as parts:
+    with ledger.alone("sweep"), wired_replay() as parts:
         sweep = Sweep(settings, parts)
         swept = sweep.look(dt.timedelta(minutes=older_than), unread_too=unread_too)
         if apply and swept.ids:

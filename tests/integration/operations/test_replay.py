@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-import consumer.bootstrap
 from connectors.outbox import Operation
-from consumer.config import RetrySettings
+from operations.bootstrap import wired_replay
 from operations.config import OperationsSettings
-from operations.kafka import KafkaAdmin
+from operations.kafka_times import TopicTimes
 from operations.record_source import TopicSource
 from operations.recovery_ledger import RecoveryLedger
 from operations.replay import Pace, Replay
@@ -238,8 +237,8 @@ def test_an_error_that_the_plan_does_not_foresee_stops_the_canary(world: ReplayW
     events = world.missed(*(made.patient(marital_status="new") for _ in range(5)))
     world.json("replay", "plan", "--output", "plan.json")
     plan, settings = read_plan(world.folder / "plan.json"), OperationsSettings.read()
-    source = TopicSource(KafkaAdmin(world.clinic.servers), world.clinic.prefix)
-    with consumer.bootstrap.wired_replay(RetrySettings.read()) as replaying:
+    source = TopicSource(TopicTimes(world.clinic.servers), world.clinic.prefix)
+    with wired_replay() as replaying:
         replay = Replay(settings, replaying, source, plan, RecoveryLedger(settings))
         replay.check(lambda _count: None)
         world.site.change("DELETE FROM list_options WHERE list_id = 'marital' AND option_id = 'new'")
