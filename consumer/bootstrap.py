@@ -28,7 +28,6 @@ from consumer.metrics import RetryMetrics, SettlingMetrics, StreamMetrics
 from consumer.metrics_endpoint import serving
 from consumer.openemr import session
 from consumer.openemr.ledger_schema import checked_schema
-from consumer.openemr.site import SiteChoices
 from consumer.openemr.target import OpenEmrTarget
 from consumer.outbox_marker import SqlOutboxMarker
 from consumer.ports import EventStream, FailedRows, OutboxMarker, Target, TransientError
@@ -159,13 +158,7 @@ def open_target(settings: SettlingSettings) -> OpenEmrTarget:
         session.create_engine(settings.openemr_url.get_secret_value()),
         ledger_schema=checked_schema(settings.ledger_schema),
         group_id=settings.consumer_group,
-        choices=SiteChoices(
-            username=settings.openemr_username,
-            time_zone=settings.openemr_time_zone,
-            facility=settings.openemr_facility,
-            fallbacks=settings.openemr_fallbacks,
-            patient_removal=settings.openemr_patient_deletes == "remove",
-        ),
+        choices=settings.site_choices,
     )
 
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from connectors.config import PREFIX, MetricsSettings
 from connectors.events import RECORD_BYTES_MAX
 from connectors.topics import MESSAGE_BYTES_MAX
+from consumer.openemr.site import SiteChoices
 from consumer.retry import ATTEMPTS_MAX, RetryPolicy
 
 Word = Annotated[str, Field(min_length=1)]
@@ -78,6 +79,17 @@ class SettlingSettings(MetricsSettings):
             attempts_rejected=self.retry_attempts_rejected,
             attempts_ours=self.retry_attempts_ours,
             total_max_s=self.retry_total_seconds_max,
+        )
+
+    @property
+    def site_choices(self) -> SiteChoices:
+        """What the settings choose of OpenEMR's site."""
+        return SiteChoices(
+            username=self.openemr_username,
+            time_zone=self.openemr_time_zone,
+            facility=self.openemr_facility,
+            fallbacks=self.openemr_fallbacks,
+            patient_removal=self.openemr_patient_deletes == "remove",
         )
 
     @pydantic.model_validator(mode="after")

@@ -27,3 +27,27 @@ class UnsettledError(OperationError):
 
 class ConnectorGuardError(OperationError):
     """What was asked of the connector would lose or leave something; the message says what, and how to go on."""
+
+
+class ReplayError(OperationError):
+    """A replay cannot be planned or carried out as asked."""
+
+
+class PlanChangedError(ReplayError):
+    """What a plan says is so no more; the message says what has changed."""
+
+
+class ArchiveError(OperationError):
+    """An archive cannot be read or written, or is not what was written."""
+
+
+class ResumeError(OperationError):
+    """A restored OpenEMR cannot be caught up as asked; nothing was changed."""
+
+
+class SweepError(OperationError):
+    """A sweep cannot be carried out as asked; nothing was changed."""
+
+
+class PurgeError(OperationError):
+    """A purge cannot be carried out as asked; nothing was removed."""

@@ -1,4 +1,4 @@
-"""Topics, lag and dead letters, asked from the brokers; with kafka_group the only module here that names the client."""
+"""Topics, lag and dead letters; with kafka_group and kafka_times all of this package that names Kafka's client."""
 
 from __future__ import annotations
 
@@ -33,12 +33,15 @@ from operations.errors import KafkaRefusedError, KafkaUnreachableError, Operatio
 
 ANSWER_LIMIT_S: Final = 10.0
 
+READ_AHEAD_KBYTES: Final = 4_096
+READ_RECORDS_MAX: Final = 500
+
 _CLIENT_ID: Final = "emrsync-operations"
 
 _UNREACHABLE: Final = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT}  # noqa: SLF001 - librdkafka's public names
 
 
-_OFFSET_SPEC: Final[Any] = OffsetSpec  # its constructors have no annotations
+OFFSET_SPEC: Final[Any] = OffsetSpec  # its constructors have no annotations
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -139,8 +142,8 @@ class KafkaAdmin:
         request = ConsumerGroupTopicPartitions(group, partitions)
         answers = self._admin.list_consumer_group_offsets([request], request_timeout=self._answer_limit_s)
         committed = {(one.topic, one.partition): one for one in self._result(answers[group]).topic_partitions}
-        starts = self._offsets(partitions, _OFFSET_SPEC.earliest())
-        ends = self._offsets(partitions, _OFFSET_SPEC.latest())
+        starts = self._offsets(partitions, OFFSET_SPEC.earliest())
+        ends = self._offsets(partitions, OFFSET_SPEC.latest())
         return tuple(
             _lag(one.topic, one.partition, committed.get((one.topic, one.partition)), starts, ends)
             for one in partitions
@@ -151,32 +154,36 @@ class KafkaAdmin:
         answer = self._admin.describe_topics(TopicCollection([topic]), request_timeout=self._answer_limit_s)[topic]
         described = self._result(answer)
         partitions = [TopicPartition(topic, number) for number in range(len(described.partitions))]
-        starts = self._offsets(partitions, _OFFSET_SPEC.earliest())
-        ends = self._offsets(partitions, _OFFSET_SPEC.latest())
+        starts = self._offsets(partitions, OFFSET_SPEC.earliest())
+        ends = self._offsets(partitions, OFFSET_SPEC.latest())
         bounds = ((starts[topic, one.partition], ends[topic, one.partition]) for one in partitions)
         return KeptRecords(str(described.topic_id), tuple(bounds))
 
     def records(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:
-        """Read the records from offset start to before end; one at a time is held, since each may be large."""
+        """Read the records from offset start to before end, holding a few megabytes of them at a time."""
         options = consumer_options(
             bootstrap_servers=self._servers, group_id=f"emrsync-operations-{uuid.uuid4()}", client_id=_CLIENT_ID,
             classic=True,
         )  # fmt: skip
-        reader = Consumer({**options, "log_level": 0, "enable.partition.eof": True}, logger=silent())
+        # Many of these may be open at once, one for each partition.
+        own = {"log_level": 0, "enable.partition.eof": True, "queued.max.messages.kbytes": READ_AHEAD_KBYTES}
+        reader = Consumer({**options, **own}, logger=silent())
         try:
             reader.assign([TopicPartition(topic, partition, start)])
             while start < end:
-                message = reader.poll(self._answer_limit_s)
-                if message is None:
+                first = reader.poll(self._answer_limit_s)
+                if first is None:
                     raise KafkaUnreachableError(f"Kafka does not answer at {self._servers}: no record in time")
-                if (error := message.error()) is not None:
-                    if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - librdkafka's public name
-                        return
-                    raise self._named(KafkaException(error))
-                record = polled_record(message)
-                start = record.offset + 1
-                if record.offset < end:
-                    yield record
+                # consume() with a time-out would wait all of it for a full batch.
+                for message in (first, *reader.consume(READ_RECORDS_MAX, 0)):
+                    if (error := message.error()) is not None:
+                        if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - librdkafka's public name
+                            return
+                        raise self._named(KafkaException(error))
+                    record = polled_record(message)
+                    start = record.offset + 1
+                    if record.offset < end:
+                        yield record
         except KafkaException as error:
             raise self._named(error) from error
         finally:

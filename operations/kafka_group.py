@@ -1,4 +1,4 @@
-"""The consumer group as the brokers see it, and the one change of its topics that may be made: more partitions."""
+"""The consumer group as the brokers see it, and what may be changed: more partitions, and offsets while it rests."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]  # re-exported, not marked as such
 
 from consumer.kafka_options import consumer_options
+from consumer.ports import Place
 from operations.errors import KafkaRefusedError
 from operations.kafka import KafkaAdmin, PartitionLag, silent
 
@@ -47,6 +48,19 @@ class GroupAdmin(KafkaAdmin):
             for one in described.members
         ]
         return tuple(sorted(found, key=lambda one: one.client_id))
+
+    def move(self, group: str, offsets: Mapping[Place, int]) -> None:
+        """Let a group go on at these offsets.
+
+        Raises:
+            KafkaRefusedError: it has members; nothing was changed.
+        """
+        places = [TopicPartition(topic, partition, offset) for (topic, partition), offset in sorted(offsets.items())]
+        request = ConsumerGroupTopicPartitions(group, places)
+        answers = self._admin.alter_consumer_group_offsets([request], request_timeout=self._answer_limit_s)
+        refused = [one for one in self._result(answers[group]).topic_partitions if one.error is not None]
+        if refused:
+            raise KafkaRefusedError(f"Kafka refuses: {refused[0].error.str()}: stop all consumers first")
 
     def head_times(self, lagging: Collection[PartitionLag]) -> Mapping[tuple[str, int], float]:
         """Return when the first unsettled record of each of these partitions was written, in seconds since 1970.

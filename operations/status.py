@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -14,6 +15,7 @@ from operations.connect import connect_client
 from operations.dead_letter_actions import DeadLetterActions
 from operations.engines import ANSWER_LIMIT_S, reading_engine, source
 from operations.kafka import KafkaAdmin, KeptRecords, PartitionLag
+from operations.kafka_times import TopicTimes
 from operations.openemr_site import SiteReport, read_report
 from operations.parts import Unavailable, part
 
@@ -62,6 +64,7 @@ class PipelineStatus:
     """Every stage, or why it could not be asked; slot is None on MySQL and MariaDB, and where there is none.
 
     dead_letters: all that are kept; undecided: those of them that nobody has replayed or discarded.
+    replayable: by topic, since when (ms since 1970) it holds every record; None when it has dropped none yet.
     """
 
     outbox: OutboxState | Unavailable
@@ -71,6 +74,7 @@ class PipelineStatus:
     dead_letters: int | Unavailable
     undecided: int | Unavailable
     openemr: SiteReport | Unavailable
+    replayable: Mapping[str, int | None] | Unavailable = dataclasses.field(default_factory=dict)
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -125,6 +129,9 @@ def read_status(settings: OperationsSettings, *, settled: bool = True) -> Pipeli
         kept = part(lambda: _kafka(settings).kept(topic))
         dead_letters = kept if isinstance(kept, Unavailable) else kept.count
         undecided = kept if isinstance(kept, Unavailable) else part(lambda: _undecided(settings, kept))
+    replayable: Mapping[str, int | None] | Unavailable = (
+        lag if isinstance(lag, Unavailable) else part(lambda: _replayable(settings, topics))
+    )
     outbox = part(lambda: _outbox(settings, settled=settled))
     return PipelineStatus(
         outbox=outbox,
@@ -134,11 +141,17 @@ def read_status(settings: OperationsSettings, *, settled: bool = True) -> Pipeli
         dead_letters=dead_letters,
         undecided=undecided,
         openemr=part(lambda: read_report(settings)),
+        replayable=replayable,
     )
 
 
 def _kafka(settings: OperationsSettings) -> KafkaAdmin:
     return KafkaAdmin(settings.text("kafka_bootstrap_servers"), answer_limit_s=ANSWER_LIMIT_S)
+
+
+def _replayable(settings: OperationsSettings, topics: Sequence[str]) -> Mapping[str, int | None]:
+    times = TopicTimes(settings.text("kafka_bootstrap_servers"), answer_limit_s=ANSWER_LIMIT_S)
+    return {topic: times.replayable_ms(topic) for topic in topics}
 
 
 def _undecided(settings: OperationsSettings, kept: KeptRecords) -> int:

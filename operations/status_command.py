@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import json
 from typing import Annotated, Any
 
@@ -42,6 +43,7 @@ def as_json_mapping(seen: PipelineStatus) -> dict[str, Any]:
         "dead_letters": seen.dead_letters if isinstance(seen.dead_letters, int) else _mapping(seen.dead_letters),
         "undecided_dead_letters": seen.undecided if isinstance(seen.undecided, int) else _mapping(seen.undecided),
         "openemr": _mapping(seen.openemr),
+        "replayable": _replayable(seen),
         "findings": list(seen.findings),
     }
 
@@ -63,6 +65,9 @@ def _print(seen: PipelineStatus) -> None:
         console.print(_lags(seen))
     if isinstance(seen.dead_letters, int) and isinstance(seen.undecided, int):
         console.print(f"dead letters: {seen.dead_letters}, undecided: {seen.undecided}", highlight=False)
+    for topic, since in _replayable(seen).items():
+        told = "all that ever came" if since is None else f"everything since {since}"
+        console.print(f"replayable from {topic}: {told}", highlight=False)
     if isinstance(seen.connector, ConnectorStatus):
         console.print(f"connector {seen.connector.name}: {seen.connector.summary}", highlight=False)
     if seen.slot is not None and not isinstance(seen.slot, Unavailable):
@@ -70,6 +75,17 @@ def _print(seen: PipelineStatus) -> None:
         console.print(f"slot {seen.slot.name}: {state}, {seen.slot.retained_bytes} bytes kept", highlight=False)
     for finding in seen.findings:
         console.print(f"! {finding}", highlight=False, markup=False)
+
+
+def _replayable(seen: PipelineStatus) -> dict[str, str | None]:
+    if isinstance(seen.replayable, Unavailable):
+        return {}
+    return {
+        topic: None
+        if instant_ms is None
+        else dt.datetime.fromtimestamp(instant_ms / 1000, dt.UTC).isoformat(timespec="seconds")
+        for topic, instant_ms in seen.replayable.items()
+    }
 
 
 def _counts(outbox: OutboxState) -> Table:

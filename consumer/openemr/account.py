@@ -44,6 +44,8 @@ _LEDGER: Final = {
     "dead_letter_action": "SELECT, INSERT",
     "trail": "SELECT, INSERT",
     "site_state": "SELECT, UPDATE",
+    "replay_run": "SELECT, INSERT, UPDATE",
+    "recovery_action": "SELECT, INSERT",
 }
 
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from connectors.events import EntityKey, Event
 from connectors.outbox import EntityType, Operation, TargetSystem
-from consumer.openemr.statements import Row, insert_rows, select_in
+from consumer.openemr.statements import ROWS_MAX, Row, insert_rows, select_in
 from consumer.openemr.trail import TrailEntry, write_trail
 from consumer.outcome import Applied, Stale, Waiting
 from consumer.ports import Mapped, StreamPosition
@@ -55,6 +55,7 @@ class Lock(enum.StrEnum):
 
     UPDATE = "FOR UPDATE"
     SHARE = "LOCK IN SHARE MODE"
+    NONE = ""
 
 
 class Ledger:
@@ -70,6 +71,22 @@ class Ledger:
         return frozenset(
             uuid.UUID(bytes=row[0]) for row in select_in(connection, sql, [one.bytes for one in outbox_ids])
         )
+
+    def known(self, connection: sa.Connection, outbox_ids: Sequence[bytes]) -> frozenset[bytes]:
+        """Return those of the ids that were settled; for many thousands a second, which parameters are too slow for."""
+        return self._present(connection, "applied_event", outbox_ids)
+
+    def waiting(self, connection: sa.Connection, outbox_ids: Sequence[bytes]) -> frozenset[bytes]:
+        """Return those of the ids that are in the waiting room."""
+        return self._present(connection, "waiting_event", outbox_ids)
+
+    def _present(self, connection: sa.Connection, table: str, outbox_ids: Sequence[bytes]) -> frozenset[bytes]:
+        found: set[bytes] = set()
+        for start in range(0, len(outbox_ids), ROWS_MAX):
+            listed = ",".join([f"x'{one.hex()}'" for one in outbox_ids[start : start + ROWS_MAX]])
+            sql = f"SELECT outbox_id FROM {self._schema}.{table} WHERE outbox_id IN ({listed})"  # noqa: S608
+            found.update(row[0] for row in connection.exec_driver_sql(sql, None, {"no_parameters": True}))
+        return frozenset(found)
 
     def mapped(self, connection: sa.Connection, keys: Sequence[EntityKey], *, lock: Lock) -> Mapping[EntityKey, Mapped]:
         """Return the map rows of entities and hold them until the end, taken in the order of the primary key."""

@@ -6,7 +6,7 @@ import dataclasses
 import datetime as dt
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -31,9 +31,10 @@ from consumer.openemr.prescription import PrescriptionTable
 from consumer.openemr.session import utc_offset
 from consumer.openemr.shape import Shape
 from consumer.openemr.site import Site, SiteChoices, read_site
+from consumer.openemr.transaction import OpenEmrTransaction
 from consumer.openemr.writing import Table, Writer
-from consumer.outcome import Applied, ErrorClass, Failed, Stale, Waiting
-from consumer.ports import Change, Mapped, MisconfiguredError, OutdatedError, PausedError, RefusedError, StreamPosition
+from consumer.outcome import ErrorClass, Failed, Waiting
+from consumer.ports import MisconfiguredError, OutdatedError, PausedError, RefusedError
 
 _log = structlog.get_logger()
 
@@ -42,7 +43,6 @@ SITE_MAX_AGE_S: Final = 300.0
 
 SITE_MIN_AGE_S: Final = 10.0
 """And at once when an event names something unknown, but no more often than this."""
-
 
 REFUSED_MIN_AGE_S: Final = 1.0
 """And when the database refuses a row, in case an upgrade is why; no more often, as refusals come in crowds."""
@@ -81,7 +81,15 @@ class _Tables:
 class OpenEmrTarget:
     """The real Target; holds its connections until close, and is used by one thread."""
 
-    def __init__(self, engine: sa.Engine, *, ledger_schema: str, group_id: str, choices: SiteChoices) -> None:
+    def __init__(
+        self,
+        engine: sa.Engine,
+        *,
+        ledger_schema: str,
+        group_id: str,
+        choices: SiteChoices,
+        numbers: Callable[[sa.Engine, str], Numbers] = Numbers,
+    ) -> None:
         self._engine = engine
         self._ledger_schema = ledger_schema
         self._choices = choices
@@ -91,7 +99,7 @@ class OpenEmrTarget:
             self._packet = Packet(self._connection)
             try:
                 self._tables = self._read_tables()
-                self._numbers = Numbers(engine, ledger_schema)
+                self._numbers = numbers(engine, ledger_schema)
             except BaseException:
                 # Whoever waits for the end of a pause opens one target after the other.
                 self._connection.close()
@@ -142,6 +150,22 @@ class OpenEmrTarget:
                 self._packet.discard()
             if transaction.is_active:
                 transaction.rollback()
+
+    def known(self, outbox_ids: Sequence[bytes]) -> frozenset[bytes]:
+        """Return those of the events (16 bytes each) that the ledger has settled, as committed; nothing is locked."""
+        with translated(self._ledger_schema), self._connection.begin():
+            return self._ledger.known(self._connection, outbox_ids)
+
+    def settled_or_waiting(self, outbox_ids: Sequence[bytes]) -> frozenset[bytes]:
+        """Return those that the ledger has settled or keeps in its waiting room; see known."""
+        with translated(self._ledger_schema), self._connection.begin():
+            return self._ledger.known(self._connection, outbox_ids) | self._ledger.waiting(self._connection, outbox_ids)
+
+    def watermarks(self, keys: Sequence[EntityKey]) -> Mapping[EntityKey, int]:
+        """Return the newest seq that each entity has had, as committed; nothing is locked."""
+        with translated(self._ledger_schema), self._connection.begin():
+            mapped = self._ledger.mapped(self._connection, keys, lock=Lock.NONE)
+        return {key: one.last_seq for key, one in mapped.items()}
 
     def releasable(self, limit: int, keys: Sequence[EntityKey] | None) -> Sequence[Event]:
         """See ports.Target."""
@@ -232,66 +256,3 @@ class OpenEmrTarget:
         if self._connection.info.get("time_zone") != offset:
             self._connection.exec_driver_sql("SET time_zone = %s", (offset,))
             self._connection.info["time_zone"] = offset
-
-
-class OpenEmrTransaction:
-    """The real TargetTransaction."""
-
-    def __init__(
-        self,
-        connection: sa.Connection,
-        ledger: Ledger,
-        writer: Writer,
-        packet: Packet,
-        author: str,
-    ) -> None:
-        self._connection = connection
-        self._ledger = ledger
-        self._writer = writer
-        self._packet = packet
-        self._author = author
-
-    def settled(self, outbox_ids: Sequence[uuid.UUID]) -> frozenset[uuid.UUID]:
-        """See ports.TargetTransaction."""
-        return self._ledger.settled(self._connection, outbox_ids)
-
-    def lock(self, keys: Sequence[EntityKey]) -> Mapping[EntityKey, Mapped]:
-        """See ports.TargetTransaction."""
-        return self._ledger.mapped(self._connection, keys, lock=Lock.UPDATE)
-
-    def find(self, keys: Sequence[EntityKey]) -> Mapping[EntityKey, Mapped]:
-        """See ports.TargetTransaction."""
-        return self._ledger.mapped(self._connection, keys, lock=Lock.SHARE)
-
-    def write(self, changes: Sequence[Change]) -> Mapping[EntityKey, Applied | Failed]:
-        """See ports.TargetTransaction."""
-        by_kind: dict[str, list[Change]] = {}
-        for change in changes:
-            by_kind.setdefault(_kind(change), []).append(change)
-        outcomes: dict[EntityKey, Applied | Failed] = {}
-        for kind in sorted(by_kind):
-            outcomes |= self._writer.write(kind, by_kind[kind])
-        return outcomes
-
-    def record(self, settled: Sequence[tuple[Event, Applied | Stale]], positions: Sequence[StreamPosition]) -> None:
-        """See ports.TargetTransaction."""
-        self._ledger.record(self._connection, settled, positions)
-        self._ledger.record_trail(self._connection, self._writer.trail, self._author)
-        self._writer.trail.clear()
-
-    def park(self, waiting: Sequence[tuple[Event, Waiting]]) -> None:
-        """See ports.TargetTransaction."""
-        self._ledger.park(self._connection, waiting)
-
-    def commit(self) -> None:
-        """See ports.TargetTransaction."""
-        self._packet.commit()
-
-
-def _kind(change: Change) -> str:
-    if isinstance(change.draft, RowDraft):
-        return change.draft.kind
-    if change.mapped is not None:
-        return change.mapped.kind
-    # A delete of what was never here only leaves a mark in the map; an order's is kept under the commoner kind.
-    return change.event.key.entity_type.value

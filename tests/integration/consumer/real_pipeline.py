@@ -13,7 +13,8 @@ from connectors.events import EntityKey, Event
 from connectors.outbox import sync_outbox
 from consumer import source_database
 from consumer.loop import ConsumerLoop
-from consumer.openemr.target import OpenEmrTarget, OpenEmrTransaction
+from consumer.openemr.target import OpenEmrTarget
+from consumer.openemr.transaction import OpenEmrTransaction
 from consumer.outbox_marker import SqlOutboxMarker
 from consumer.outcome import Applied, Failed, Stale, Waiting
 from consumer.ports import Change, Settlement, StreamPosition

@@ -1,0 +1,30 @@
+"""When the records of topics were written: where a time begins, and since when nothing is missing."""
+
+from __future__ import annotations
+
+import time
+
+from confluent_kafka import TopicPartition
+
+from operations.kafka import OFFSET_SPEC, KafkaAdmin
+
+
+class TopicTimes(KafkaAdmin):
+    """What the brokers know of times; every method may raise KafkaUnreachableError or KafkaRefusedError."""
+
+    def offsets_at(self, topic: str, instant_ms: int) -> tuple[int, ...]:
+        """Return by partition the first offset whose record is not older (ms since 1970); the end if there is none."""
+        kept = self.kept(topic).offsets
+        partitions = [TopicPartition(topic, number) for number in range(len(kept))]
+        found = self._offsets(partitions, OFFSET_SPEC.for_timestamp(instant_ms))
+        return tuple(end if (offset := found[topic, number]) < 0 else offset for number, (_, end) in enumerate(kept))
+
+    def replayable_ms(self, topic: str) -> int | None:
+        """Return since when (ms since 1970) a topic holds every record; None when it has dropped none yet."""
+        kept = self.kept(topic).offsets
+        dropped = [TopicPartition(topic, number) for number, (first, _) in enumerate(kept) if first > 0]
+        asked = dict.fromkeys(dropped, OFFSET_SPEC.for_timestamp(0))
+        answers = self._admin.list_offsets(asked, request_timeout=self._answer_limit_s) if asked else {}
+        times = [self._result(one).timestamp for one in answers.values()]
+        # A partition that holds nothing any more has dropped all up to now.
+        return max((one if one >= 0 else int(time.time() * 1000) for one in times), default=None)

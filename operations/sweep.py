@@ -1,0 +1,127 @@
+"""Pending outbox rows that nothing on the way explains, and settling them from the row itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from connectors.events import Event
+from connectors.outbox import Status, sync_outbox
+from connectors.topics import entity_topics
+from consumer.ports import Record
+from consumer.settle import settle_events
+from operations.bootstrap import Replaying
+from operations.config import OperationsSettings
+from operations.engines import source
+from operations.kafka import KafkaAdmin
+from operations.outbox_rows import ROWS_READ, events_of
+from operations.replay_forecast import raw_id
+
+LOST: Final = "lost"
+UNMARKED: Final = "unmarked"
+COMING: Final = "coming"
+UNREAD: Final = "unread"
+EXPLAINED: Final[Mapping[str, str]] = {
+    LOST: "neither in the ledger nor on the way, although later rows have come: to be applied from the row",
+    UNMARKED: "applied or parked, and never marked: to be marked",
+    COMING: "in the topics, and the consumers have not come to them: start or watch the consumers",
+    UNREAD: "newer than all that the connector has sent: look at `emrsync status` for it",
+}
+"""What a pending row can be, in words."""
+
+_OUTBOX: Final = sync_outbox.c
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Swept:
+    """Pending rows by what they are, and the ids of those that can be settled from the row, oldest first."""
+
+    counts: Counter[str]
+    by_entity: Counter[str]
+    ids: tuple[bytes, ...]
+
+
+class Sweep:
+    """One sweep."""
+
+    def __init__(self, settings: OperationsSettings, replaying: Replaying) -> None:
+        self._replaying = replaying
+        self._kafka = KafkaAdmin(settings.text("kafka_bootstrap_servers"))
+        self._topics = entity_topics(settings.topic_prefix)
+        self._group = settings.consumer_group
+        self._engine = source(settings)
+
+    def look(self, older_than: dt.timedelta, *, unread_too: bool) -> Swept:
+        """Find out what the pending rows are that are older than that; nothing is changed."""
+        coming, newest_seq = self._on_the_way()
+        counts: Counter[str] = Counter()
+        by_entity: Counter[str] = Counter()
+        ids: list[bytes] = []
+        for rows in self._pending(dt.datetime.now(dt.UTC) - older_than):
+            known = self._replaying.target.settled_or_waiting([row.outbox_id.bytes for row in rows])
+            for row in rows:
+                what = _what(row.outbox_id.bytes, row.seq, known, coming, newest_seq)
+                counts[what] += 1
+                if what in {LOST, UNMARKED} or (what == UNREAD and unread_too):
+                    ids.append(row.outbox_id.bytes)
+                    by_entity[row.entity_type] += 1
+        return Swept(counts, by_entity, tuple(ids))
+
+    def settle(self, swept: Swept, told: Callable[[int], None]) -> Counter[str]:
+        """Settle rows as the consumers do; one that comes after all is a duplicate there."""
+        outcomes: Counter[str] = Counter()
+        clock = lambda: dt.datetime.now(dt.UTC)  # noqa: E731 - a value like the others
+        for start in range(0, len(swept.ids), ROWS_READ):
+            chunk = swept.ids[start : start + ROWS_READ]
+            with self._engine.connect() as connection:
+                events: Sequence[Event] = events_of(connection, chunk)
+            if events:
+                parts = self._replaying
+                for one in settle_events(parts.target, parts.marker, events, (), clock=clock):
+                    outcomes[type(one.outcome).__name__.lower()] += 1
+            told(len(chunk))
+        return outcomes
+
+    def _on_the_way(self) -> tuple[Collection[bytes], int]:
+        """Return the ids that the group has still to read, and the highest seq that has come to the topics."""
+        coming: set[bytes] = set()
+        newest_seq = -1
+        for one in self._kafka.lag(self._group, self._topics):
+            position = one.end - one.lag
+            # The last record, too, when all are read: its seq tells how far the connector has come.
+            for record in self._kafka.records(one.topic, one.partition, max(0, min(position, one.end - 1)), one.end):
+                newest_seq = max(newest_seq, _seq(record))
+                if record.offset >= position:
+                    coming.add(raw_id(record))
+        return coming, newest_seq
+
+    def _pending(self, before: dt.datetime) -> Iterator[Sequence[Any]]:
+        seq = -1
+        columns = (_OUTBOX.outbox_id, _OUTBOX.seq, _OUTBOX.entity_type)
+        where = _OUTBOX.status == Status.PENDING.value, _OUTBOX.created_at < before
+        while True:
+            chosen = sa.select(*columns).where(*where, _OUTBOX.seq > seq).order_by(_OUTBOX.seq).limit(ROWS_READ)
+            with self._engine.connect() as connection:
+                rows = connection.execute(chosen).all()
+            if not rows:
+                return
+            seq = rows[-1].seq
+            yield rows
+
+
+def _what(outbox_id: bytes, seq: int, known: Collection[bytes], coming: Collection[bytes], newest_seq: int) -> str:
+    if outbox_id in coming:
+        return COMING
+    if outbox_id in known:
+        return UNMARKED
+    return UNREAD if seq > newest_seq else LOST
+
+
+def _seq(record: Record) -> int:
+    seq = dict(record.headers).get("seq") or b""
+    return int(seq) if seq.isdigit() else -1

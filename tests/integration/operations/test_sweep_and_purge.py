@@ -1,0 +1,153 @@
+"""Rows that got lost on the way are found and settled; rows of no more use go, and only these."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from connectors.events import Event
+from connectors.outbox import Operation, sync_outbox
+from tests import clinic as made
+from tests.integration.consumer.openemr.sites import Site, installed_site
+from tests.integration.operations.letters import Clinic, clinic_topics
+from tests.integration.operations.replay_world import ReplayWorld, replay_world
+from tests.sources import source
+
+
+@pytest.fixture(scope="module")
+def site(openemr_admin_url: str) -> Iterator[Site]:
+    """Give a site that the tests share."""
+    with installed_site(openemr_admin_url, "8.2.0-dev") as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def urls(source_admin_url: str) -> Iterator[tuple[str, str]]:
+    """Give a source database that the tests share."""
+    with source(source_admin_url) as found:
+        yield found
+
+
+@pytest.fixture
+def topics(chain: Mapping[str, str], site: Site) -> Iterator[Clinic]:
+    """Give topics of their own."""
+    with clinic_topics(chain["EMRSYNC_KAFKA_BOOTSTRAP_SERVERS"], site) as clinic:
+        yield clinic
+
+
+@pytest.fixture
+def world(
+    topics: Clinic,
+    urls: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> Iterator[ReplayWorld]:
+    """Put outbox, topics and OpenEMR together; the administrator of the source may purge."""
+    monkeypatch.setenv("EMRSYNC_SOURCE_ADMIN_URL", urls[0])
+    with replay_world(topics, urls, monkeypatch, capsys, tmp_path) as one:
+        yield one
+
+
+def change(world: ReplayWorld, *events: Event, **values: object) -> None:
+    """Change outbox rows."""
+    with world.admin.begin() as connection:
+        ids = [one.outbox_id for one in events]
+        connection.execute(sa.update(sync_outbox).where(sync_outbox.c.outbox_id.in_(ids)).values(**values))
+
+
+def there(world: ReplayWorld) -> set[object]:
+    """Give the ids of the outbox."""
+    with world.admin.connect() as connection:
+        return set(connection.scalars(sa.select(sync_outbox.c.outbox_id)))
+
+
+def test_each_old_pending_row_is_explained_and_the_lost_ones_are_settled(world: ReplayWorld) -> None:
+    """Lost, applied but unmarked, still to be read, and not sent by the connector yet; a second sweep finds none."""
+    patient = made.patient()
+    lost = world.write(patient, made.encounter(patient["patient_id"]))
+    unmarked = world.happened(made.patient())
+    world.drain()
+    change(world, *unmarked, status="pending", outcome=None, processed_at=None)
+    coming = world.missed(made.patient())
+    [unread] = world.write(made.patient())
+    change(world, *lost, *unmarked, *coming, unread, created_at=dt.datetime.now(dt.UTC) - dt.timedelta(days=1))
+    [young] = world.write(made.patient())
+    change(world, young, created_at=dt.datetime.now(dt.UTC))
+
+    looked = world.run("sweep")
+    assert (1, ["pending"] * 2) == (looked.code, [world.status(one) for one in lost])
+    swept = world.json("sweep", "--apply", "--why", "the slot was lost")
+
+    assert {"lost": 2, "unmarked": 1, "coming": 1, "unread": 1} == swept["counts"]
+    assert {"applied": 2, "duplicate": 1} == swept["settled"]
+    assert {"done"} == {world.status(one) for one in (*lost, *unmarked)}
+    assert {"pending"} == {world.status(one) for one in (*coming, unread, young)}
+    again = world.run("sweep")
+    assert (0, 0) == (again.code, again.out.count("lost"))
+    assert {"applied": 1} == world.json("sweep", "--unread-too", "--apply", "--why", "no connector")["settled"]
+    world.send(lost)
+    world.drain()
+    assert {"done"} == {world.status(one) for one in (*lost, *coming, unread)}
+
+
+def test_only_what_is_done_confirmed_and_held_elsewhere_leaves_the_outbox(world: ReplayWorld) -> None:
+    """Young, pending, failed and waiting rows stay, and done ones that the ledger or the topics do not know."""
+    gone = world.happened(made.patient(), made.patient(), made.encounter("P-nobody"))
+    [*gone, waiting] = gone
+    [young] = world.happened(made.patient())
+    [failed] = world.happened(made.patient(marital_status="unheard-of"))
+    pending = world.missed(made.patient())
+    unconfirmed = world.missed(made.patient())
+    unheld = world.write(made.patient())
+    world.settle(unheld)
+    change(world, *unconfirmed, status="done")
+    old = dt.datetime.now(dt.UTC) - dt.timedelta(days=40)
+    change(world, *gone, waiting, failed, *pending, *unconfirmed, *unheld, processed_at=old)
+    before = there(world)
+
+    counted = world.json("purge")
+    assert ({"removed": False, "rows": 2, "kept": 2, "ledger_rows": None}, before) == (counted, there(world))
+    removed = world.json("purge", "--apply", "--why", "monthly")
+
+    assert {"removed": True, "rows": 2, "kept": 2, "ledger_rows": None} == removed
+    stay = {one.outbox_id for one in (waiting, young, failed, *pending, *unconfirmed, *unheld)}
+    assert stay == there(world)
+
+
+def test_what_an_archive_holds_may_go_and_the_ledgers_rows_after_it_without_a_second_application(
+    world: ReplayWorld, monkeypatch: pytest.MonkeyPatch, openemr_admin_url: str, site: Site
+) -> None:
+    """The watermark stays: an event delivered again is stale and writes nothing."""
+    patient = made.patient()
+    first = world.happened(patient)
+    newer = world.happened({**patient, "given_name": "Grace"}, operation=Operation.UPDATE)
+    change(world, *first, *newer, processed_at=dt.datetime.now(dt.UTC) - dt.timedelta(days=40))
+    world.json("archive", "run", "kept")
+    monkeypatch.setenv("EMRSYNC_OPENEMR_ADMIN_URL", openemr_admin_url)
+    site.change(f"UPDATE {site.ledger}.applied_event SET applied_at = '2020-01-01'")
+    rows = world.openemr()
+
+    words = ("--archive", "kept", "--ledger-older-than", "60", "--apply", "--why", "monthly")
+    removed = world.json("purge", *words)
+    assert (2, 0) == (removed["rows"], removed["kept"])
+    assert removed["ledger_rows"] >= 2
+    assert 0 == site.value(f"SELECT COUNT(*) FROM {site.ledger}.applied_event")
+
+    planned = world.json("replay", "plan", "--archive", "kept", "--output", "plan.json")
+    world.json("replay", "apply", "plan.json", "--why", "a drill")
+    assert {"stale": 2} == planned["counts"]
+    assert rows == world.openemr()
+    [second] = world.happened({**patient, "given_name": "Rosalind"}, operation=Operation.UPDATE)
+    assert "done" == world.status(second)
+
+
+def test_a_purge_needs_a_reason_and_keeps_the_ledger_longer_than_the_outbox(world: ReplayWorld) -> None:
+    """Each is refused in words."""
+    assert "--why" in world.run("purge", "--apply").err
+    assert "at least as long" in world.run("purge", "--older-than", "30", "--ledger-older-than", "7").err
+    assert "--why" in world.run("sweep", "--apply").err
