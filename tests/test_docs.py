@@ -100,8 +100,8 @@ def test_the_readme_and_the_operations_page_name_only_commands_that_exist() -> N
     """A command that was renamed is renamed here too."""
     known = commands()
     groups = {command.rsplit(" ", 1)[0] for command in known} | {"emrsync"}
-    text = README + document("operations.md") + document("producer.md")
-    typed = {match.strip() for match in re.findall(r"emrsync(?: [a-z]+)+", text)}
+    text = README + "".join(document(name) for name in ("operations.md", "producer.md", "connect.md"))
+    typed = {match.strip() for match in re.findall(r"emrsync(?: [a-z][a-z-]*)+", text)}
     unknown = {
         words
         for words in typed

@@ -94,7 +94,8 @@ def _prepare(site: Site, folder: Path, properties: Path, port: int) -> None:
     values: dict[str, str | int] = {
         "KAFKA_BOOTSTRAP_SERVERS": f"{LOOPBACK}:{site.port('kafka')}",
         "REST_PORT": port,
-        "SECRETS_DIR": str(own_folder(folder / "secrets", user)),
+        # One for all workers: a connector's configuration names a file by its path, and runs on any of them.
+        "SECRETS_DIR": str(own_folder(site.services / "connect-secrets", user)),
         "REST_EXTENSIONS": REST_EXTENSION if site.state.connect_auth else "",
         "PLUGIN_PATH": ",".join(str(plugins) for plugins in site.plugin_folders),
     }

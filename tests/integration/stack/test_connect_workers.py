@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -21,7 +22,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 import connectors.migrations
 from connectors.connect_client import ConnectClient
-from connectors.connect_errors import ConnectForbiddenError, WatchGaveUpError
+from connectors.connect_errors import ConnectError, ConnectForbiddenError, WatchGaveUpError
 from connectors.connect_watch import WatchAction, WatchEvent, WatchPolicy, watch
 from operations.config import OperationsSettings
 from operations.connect import connect_client
@@ -30,6 +31,7 @@ from operations.connector_plan import read_plan
 from operations.connector_removal import remove, reset_offsets, stop
 from operations.kafka import KafkaAdmin
 from operations.provision import Choices, provision
+from operations.source_log import read_slot
 from operations.topic_check import WORKER_TOPICS
 from stack import Stack
 from stack.ports import LOOPBACK
@@ -41,6 +43,14 @@ TAKEOVER_LIMIT_S = 30.0
 
 REVIVAL_LIMIT_S = 60.0
 """From the first row that does not come to its record."""
+
+SLOT_LIMIT_S = 60.0
+"""Three heartbeats, and the server's own note of running transactions every 15 s."""
+
+SLOT_KEPT_MAX = 8 * 1024**2
+"""Of the 64 MiB that the test writes."""
+
+_MESSAGE = "pg_logical_emit_message(false, 'x', repeat('x', 1048576))"
 
 _INSERT = """
 INSERT INTO sync_outbox (entity_type, entity_id, operation, target_system, payload)
@@ -115,8 +125,9 @@ class Hanging:
         self._target = port
         self._frozen: list[threading.Event] = []
         self._server = socket.create_server((LOOPBACK, 0))
+        self._sockets = [self._server]
         self.port: int = self._server.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._threads = [_in_thread(self._accept)]
 
     def freeze(self) -> None:
         """Let nothing pass on the connections of now; new ones work."""
@@ -124,8 +135,14 @@ class Hanging:
             frozen.set()
 
     def close(self) -> None:
-        """Take no connection any more."""
-        self._server.close()
+        """End every connection."""
+        for one in self._sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for one in self._sockets:
+            one.close()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -134,8 +151,9 @@ class Hanging:
                 there = socket.create_connection((LOOPBACK, self._target))
                 frozen = threading.Event()
                 self._frozen.append(frozen)
+                self._sockets += [here, there]
                 for one, other in ((here, there), (there, here)):
-                    threading.Thread(target=self._pass, args=(one, other, frozen), daemon=True).start()
+                    self._threads.append(_in_thread(functools.partial(self._pass, one, other, frozen)))
 
     @staticmethod
     def _pass(one: socket.socket, other: socket.socket, frozen: threading.Event) -> None:
@@ -217,21 +235,17 @@ def test_a_password_can_come_from_a_file_of_the_workers_secrets_folder(site: Sit
     """And from no other folder."""
     with site.client() as client:
         wanted = read_plan(site.settings, client).wanted
-        password = f"cdc={site.variables['EMRSYNC_CDC_PASSWORD']}\n"
-        properties = site.stack.layout.service_data() / "connect.properties"
-        for name in ("connect-1", "connect-2"):
-            folder = site.stack.layout.service_data() / name / "secrets"
-            (folder / "cdc.properties").write_text(password, encoding="utf-8")
-            (folder / "cdc.properties").chmod(0o644)
-        properties.write_text(password, encoding="utf-8")
-        properties.chmod(0o644)
-        inside = site.stack.layout.service_data() / site.holder() / "secrets" / "cdc.properties"
+        inside = site.stack.layout.service_data() / "connect-secrets" / "cdc.properties"
+        outside = site.stack.layout.service_data() / "cdc.properties"
+        for path in (inside, outside):
+            path.write_text(f"cdc={site.variables['EMRSYNC_CDC_PASSWORD']}\n", encoding="utf-8")
+            path.chmod(0o644)
 
         client.apply(site.settings.connector_name, {**wanted, "database.password": f"${{file:{inside}:cdc}}"})
 
         tail.until(site.insert(), TAKEOVER_LIMIT_S)
-        with pytest.raises(Exception, match="connect"):
-            client.apply(site.settings.connector_name, {**wanted, "database.password": f"${{file:{properties}:cdc}}"})
+        with pytest.raises(ConnectError):
+            client.apply(site.settings.connector_name, {**wanted, "database.password": f"${{file:{outside}:cdc}}"})
 
 
 def test_a_killed_workers_task_moves_and_nothing_is_lost(site: Site, tail: Tail) -> None:
@@ -313,6 +327,31 @@ def test_a_task_that_runs_and_moves_nothing_is_revived_by_the_watch(site: Site, 
     assert while_stalled == [] or told.index(while_stalled[0]) > told.index(restarts[0])
 
 
+def test_a_slot_moves_on_while_only_another_database_writes_and_a_restart_sends_nothing_again(
+    site: Site, tail: Tail
+) -> None:
+    """The slot sees nothing of other databases; its position and that of the connector must not part."""
+    ids = site.insert(5)
+    tail.until(ids, TAKEOVER_LIMIT_S)
+    with site.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("CREATE DATABASE other")
+    other = sa.create_engine(site.engine.url.set(database="other"), poolclass=sa.NullPool)
+    with other.begin() as connection:
+        connection.exec_driver_sql(f"SELECT {_MESSAGE} FROM generate_series(1, 64)")
+    deadline_s = time.monotonic() + SLOT_LIMIT_S
+    while (kept := _retained(site)) > SLOT_KEPT_MAX:
+        assert time.monotonic() < deadline_s, f"{kept} bytes are kept for a slot that has been read"
+        time.sleep(0.5)
+
+    with site.client() as client:
+        client.restart(site.settings.connector_name, only_failed=False)
+        client.wait_running(site.settings.connector_name)
+    last = site.insert()
+    tail.until(last, TAKEOVER_LIMIT_S)
+
+    assert sorted(tail.came) == sorted(ids | last)
+
+
 def test_forgotten_positions_send_what_is_not_done_and_nothing_else(site: Site, tail: Tail) -> None:
     """In order of seq; the slot stays where it was."""
     done, unfinished = site.insert(5), site.insert(3)
@@ -376,15 +415,19 @@ def test_a_removed_connector_leaves_nothing_that_fills_the_sources_disk(site: Si
     assert said[2:] == ["connector emrsync-outbox: there is none", "slot emrsync: there is none"]
 
 
+def _retained(site: Site) -> int:
+    log = read_slot(site.settings, sample_s=0.0)
+    assert log is not None
+    return log.retained_bytes or 0
+
+
 def lose_slot(site: Site) -> None:
     """Write past what PostgreSQL keeps for a slot, with a limit of 16 MB for that time."""
     with site.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("ALTER SYSTEM SET max_slot_wal_keep_size = '16MB'")
         connection.exec_driver_sql("SELECT pg_reload_conf()")
         for _ in range(4):
-            connection.exec_driver_sql(
-                "SELECT pg_logical_emit_message(false, 'x', repeat('x', 1048576)) FROM generate_series(1, 16)"
-            )
+            connection.exec_driver_sql(f"SELECT {_MESSAGE} FROM generate_series(1, 16)")
             connection.exec_driver_sql("SELECT pg_switch_wal()")
         connection.exec_driver_sql("CHECKPOINT")
         connection.exec_driver_sql("ALTER SYSTEM RESET max_slot_wal_keep_size")

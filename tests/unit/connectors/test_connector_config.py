@@ -81,6 +81,8 @@ MANDATORY_BY_ENGINE = {
         "publication.name": "emrsync",
         "publication.autocreate.mode": "disabled",
         "slot.name": "emrsync",
+        "heartbeat.action.query": "SELECT pg_logical_emit_message(true, 'emrsync-heartbeat', '')",
+        "message.prefix.exclude.list": "emrsync-heartbeat",
         "table.include.list": "public.sync_outbox",
         "snapshot.select.statement.overrides": "public.sync_outbox",
         "snapshot.select.statement.overrides.public.sync_outbox": (
