@@ -166,13 +166,13 @@ class StreamMetrics:
         """Note whether fetching is paused."""
         self._paused.set(paused)
 
-    def owned(self, places: Collection[Place]) -> None:
-        """Note which partitions are this member's, and forget the lag of the others."""
-        self._partitions.set(len(places))
-        for topic, partition in self._shown - set(places):
+    def owned(self, partitions: int, known: Collection[Place]) -> None:
+        """Note how many partitions are this member's, and forget the lag of all but those where it is known."""
+        self._partitions.set(partitions)
+        for topic, partition in self._shown - set(known):
             self._lag_records.remove(topic, str(partition))
             self._lag_seconds.remove(topic, str(partition))
-        self._shown &= set(places)
+        self._shown &= set(known)
 
     def lag(self, place: Place, *, records: int, seconds: float) -> None:
         """Note the lag of an owned partition."""
