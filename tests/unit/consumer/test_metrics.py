@@ -17,7 +17,7 @@ from consumer.metered import MeteredFailedRows, MeteredMarker, MeteredStream, Me
 from consumer.metrics import RetryMetrics, SettlingMetrics, StreamMetrics
 from consumer.metrics_endpoint import serving
 from consumer.outcome import ErrorClass
-from consumer.ports import MisconfiguredError, Place, RaceError, Record, StreamPosition, TransientError
+from consumer.ports import MisconfiguredError, PausedError, Place, RaceError, Record, StreamPosition, TransientError
 from tests import clinic
 from tests.fakes import FakeEventStream, FakeMarker, FakeTarget, InlineExecutor
 from tests.invariants import violations_at_rest
@@ -160,6 +160,25 @@ def test_a_lost_race_is_no_outage(world: Pipeline, endpoint: tuple[int, Collecto
     assert 1 == value(samples, "emrsync_races_total")
     assert 1 == value(samples, "emrsync_system_up", system="openemr")
     assert 0 == value(samples, "emrsync_system_failures_total", system="openemr")
+
+
+def test_a_pause_by_a_person_is_no_outage_and_its_end_is_seen(
+    world: Pipeline, endpoint: tuple[int, CollectorRegistry]
+) -> None:
+    """The database answers; the reason is in the log and in `emrsync status`."""
+    port, registry = endpoint
+    member = MeteredMember(world, registry)
+    world.happen(clinic.patient())
+    world.faults.plan("target.begin", PausedError("in maintenance"))
+    member.loop.run_once()
+
+    paused = scraped(port)
+    assert 1 == value(paused, "emrsync_writing_paused")
+    assert 1 == value(paused, "emrsync_system_up", system="openemr")
+    assert 0 == value(paused, "emrsync_system_failures_total", system="openemr")
+
+    world.drain([member.loop])
+    assert 0 == value(scraped(port), "emrsync_writing_paused")
 
 
 def test_dead_letters_are_counted(world: Pipeline, endpoint: tuple[int, CollectorRegistry]) -> None:
