@@ -191,11 +191,13 @@ class MeteredStream:
 
     def _look(self, now_s: float) -> None:
         ends = self._ends()
-        self._metrics.owned(ends.keys())
-        for place, end in ends.items():
-            progress = self._progress.get(place)
-            if progress is None or end is None:
-                continue
+        known = {
+            place: (progress, end)
+            for place, end in ends.items()
+            if end is not None and (progress := self._progress.get(place)) is not None
+        }
+        self._metrics.owned(len(ends), known.keys())
+        for place, (progress, end) in known.items():
             lag = max(0, end - progress.committed)
             # What was not fetched yet is no older than the newest that was.
             since_ms = progress.polled[0][1] if progress.polled else progress.newest_ms

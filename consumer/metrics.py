@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from connectors.outbox import EntityType
 from consumer.outcome import Applied, Duplicate, ErrorClass, Failed, Outcome, Stale, Waiting
-from consumer.ports import Place, RaceError, Settlement, TransientError
+from consumer.ports import OutdatedError, PausedError, Place, RaceError, Settlement, TransientError
 
 TRANSACTION_BUCKETS_S: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 """From one row on an idle server to the statements' time limit."""
@@ -58,6 +58,11 @@ class SettlingMetrics:
             buckets=TRANSACTION_BUCKETS_S,
             registry=registry,
         )
+        self._writing_paused = Gauge(
+            "emrsync_writing_paused",
+            "Whether a person has paused the writing into OpenEMR, or must accept changed tables first.",
+            registry=registry,
+        )
         self._races = Counter(
             "emrsync_races", "Transactions given up because another writer was in the way.", registry=registry
         )
@@ -96,6 +101,7 @@ class SettlingMetrics:
         began_s = time.perf_counter()
         with self.asking("openemr"):
             yield
+        self._writing_paused.set(0)
         self._apply.observe(time.perf_counter() - began_s)
 
     @contextlib.contextmanager
@@ -114,6 +120,11 @@ class SettlingMetrics:
         except RaceError:
             self._races.inc()
             self._up.labels(system).set(1)
+            raise
+        except (PausedError, OutdatedError) as error:
+            # It has answered: a person has paused the writing, or the tables were read anew.
+            self._up.labels(system).set(1)
+            self._writing_paused.set(isinstance(error, PausedError))
             raise
         except TransientError:
             self.away(system)
@@ -166,13 +177,13 @@ class StreamMetrics:
         """Note whether fetching is paused."""
         self._paused.set(paused)
 
-    def owned(self, places: Collection[Place]) -> None:
-        """Note which partitions are this member's, and forget the lag of the others."""
-        self._partitions.set(len(places))
-        for topic, partition in self._shown - set(places):
+    def owned(self, partitions: int, known: Collection[Place]) -> None:
+        """Note how many partitions are this member's, and forget the lag of all but those where it is known."""
+        self._partitions.set(partitions)
+        for topic, partition in self._shown - set(known):
             self._lag_records.remove(topic, str(partition))
             self._lag_seconds.remove(topic, str(partition))
-        self._shown &= set(places)
+        self._shown &= set(known)
 
     def lag(self, place: Place, *, records: int, seconds: float) -> None:
         """Note the lag of an owned partition."""

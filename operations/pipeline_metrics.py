@@ -17,6 +17,7 @@ from connectors.connect_watch import WatchAction, WatchEvent
 from consumer.metrics_endpoint import serving
 from operations.config import OperationsSettings
 from operations.flow import Flow
+from operations.openemr_site import SiteReport
 from operations.parts import Unavailable
 from operations.source_log import SourceLog
 from operations.status import OutboxState, PipelineStatus, SlotState, read_status
@@ -24,7 +25,7 @@ from operations.status import OutboxState, PipelineStatus, SlotState, read_statu
 LOOK_S: Final = 15.0
 """How often the systems are asked: a scrape never asks them, so that it is quick while they are away."""
 
-STAGES: Final = ("outbox", "slot", "connector", "lag", "dead_letters", "undecided")
+STAGES: Final = ("outbox", "slot", "connector", "lag", "dead_letters", "undecided", "openemr")
 
 
 class PipelineState(Collector):
@@ -79,6 +80,11 @@ class Families:
         self.tasks = self._one("connector_task_running", "Whether a task runs.", "connector", "task")
         self.slot_active = self._one("slot_active", "Whether the connector reads its replication slot.", "slot")
         self.slot_bytes = self._one("slot_retained_bytes", "Log that PostgreSQL keeps for the connector.", "slot")
+        self.maintenance = self._one("openemr_maintenance", "Whether somebody has paused the writing into OpenEMR.")
+        self.differences = self._one(
+            "openemr_table_differences",
+            "Changes of OpenEMR's tables that nobody has accepted, which pause the writing.",
+        )
         self.heartbeat = self._one("heartbeat_age_seconds", "Since the connector's newest heartbeat.")
         self.unsent_rows = self._one("unsent_rows", "Pending rows that have no record in Kafka.")
         self.unsent_age = self._one("unsent_oldest_seconds", "Age of the oldest of them, 0 if there is none.")
@@ -115,6 +121,9 @@ def _fill_source_side(families: Families, seen: PipelineStatus) -> None:
         families.connector.add_metric((name,), seen.connector.running)
         for task in seen.connector.tasks:
             families.tasks.add_metric((name, str(task.number)), task.state == "RUNNING")
+    if isinstance(seen.openemr, SiteReport):
+        families.maintenance.add_metric((), seen.openemr.maintenance is not None)
+        families.differences.add_metric((), len(seen.openemr.differences))
     if isinstance(seen.slot, SlotState):
         families.slot_active.add_metric((seen.slot.name,), seen.slot.active)
         if seen.slot.retained_bytes is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,9 +17,10 @@ from consumer.metered import MeteredFailedRows, MeteredMarker, MeteredStream, Me
 from consumer.metrics import RetryMetrics, SettlingMetrics, StreamMetrics
 from consumer.metrics_endpoint import serving
 from consumer.outcome import ErrorClass
-from consumer.ports import MisconfiguredError, Place, RaceError, Record, StreamPosition, TransientError
+from consumer.ports import MisconfiguredError, PausedError, Place, RaceError, Record, StreamPosition, TransientError
 from tests import clinic
 from tests.fakes import FakeEventStream, FakeMarker, FakeTarget, InlineExecutor
+from tests.invariants import violations_at_rest
 from tests.pipeline import Pipeline
 from tests.scraping import Samples, free_port, scraped, value
 
@@ -92,6 +93,7 @@ def test_what_is_scraped_is_what_the_rows_say(world: Pipeline, endpoint: tuple[i
     samples = scraped(port)
     assert {("patient", "applied", ""): 900.0, ("patient", "failed", "too_long"): 100.0} == rows(world)
     assert rows(world) == outcomes(samples)
+    assert [] == violations_at_rest(world.snapshot())
     assert 900 == value(samples, "emrsync_end_to_end_seconds_count", entity_type="patient")
     assert 1 == value(samples, "emrsync_system_failures_total", system="openemr")
     assert 1 == value(samples, "emrsync_system_failures_total", system="source")
@@ -160,6 +162,25 @@ def test_a_lost_race_is_no_outage(world: Pipeline, endpoint: tuple[int, Collecto
     assert 0 == value(samples, "emrsync_system_failures_total", system="openemr")
 
 
+def test_a_pause_by_a_person_is_no_outage_and_its_end_is_seen(
+    world: Pipeline, endpoint: tuple[int, CollectorRegistry]
+) -> None:
+    """The database answers; the reason is in the log and in `emrsync status`."""
+    port, registry = endpoint
+    member = MeteredMember(world, registry)
+    world.happen(clinic.patient())
+    world.faults.plan("target.begin", PausedError("in maintenance"))
+    member.loop.run_once()
+
+    paused = scraped(port)
+    assert 1 == value(paused, "emrsync_writing_paused")
+    assert 1 == value(paused, "emrsync_system_up", system="openemr")
+    assert 0 == value(paused, "emrsync_system_failures_total", system="openemr")
+
+    world.drain([member.loop])
+    assert 0 == value(scraped(port), "emrsync_writing_paused")
+
+
 def test_dead_letters_are_counted(world: Pipeline, endpoint: tuple[int, CollectorRegistry]) -> None:
     """A record without headers."""
     port, registry = endpoint
@@ -215,11 +236,39 @@ def test_the_lag_of_a_partition_is_the_age_of_its_oldest_uncommitted_record() ->
     assert (0.0, 0.0) == lag()
 
 
+def test_what_was_known_of_a_partition_is_forgotten_when_it_goes() -> None:
+    """Another member went on there: if it comes back at once, the old lag would be a wrong one."""
+    registry = CollectorRegistry()
+    place = "emrsync.patient", 0
+    now = [1_000.0]
+    stream = ScriptedStream([[Record(*place, 5, b"k", b"", (), 900_000)], [], [Record(*place, 19, b"k", b"", (), 0)]])
+    settling = SettlingMetrics(registry)
+    metered = MeteredStream(stream, StreamMetrics(registry), settling, lambda: {place: 20}, lambda: now[0])  # type: ignore[arg-type]  # what a poll needs
+    settled: list[Any] = []
+    metered.before_revoke(settled.append)
+    labels = {"topic": place[0], "partition": "0"}
+    lags = []
+    for turn in range(3):
+        now[0] += 10
+        if turn == 1:
+            stream.settle([place])
+        metered.poll(records_max=10, timeout_s=0)
+        lags.append(registry.get_sample_value("emrsync_lag_records", labels))
+
+    assert lags == [15.0, None, 1.0]
+    assert settled == [[place]]
+
+
 class ScriptedStream:
     """Polls that bring what is written here."""
 
     def __init__(self, polls: list[list[Record]]) -> None:
         self._polls = polls
+        self.settle: Callable[[Any], None] = lambda _places: None
+
+    def before_revoke(self, settle: Callable[[Any], None]) -> None:
+        """Remember it."""
+        self.settle = settle
 
     def poll(self, **_bounds: Any) -> list[Record]:
         """Give the next, or nothing."""

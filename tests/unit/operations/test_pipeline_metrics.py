@@ -13,6 +13,7 @@ from connectors.connect_watch import WatchAction, WatchEvent
 from operations.config import OperationsSettings
 from operations.flow import Flow
 from operations.kafka import PartitionLag
+from operations.openemr_site import SiteReport
 from operations.parts import Unavailable
 from operations.pipeline_metrics import PipelineState, WatchMetrics, watch_metrics
 from operations.source_log import SourceLog
@@ -29,7 +30,8 @@ OUTBOX = OutboxState(
 )
 RUNS = ConnectorStatus("emrsync-outbox", "RUNNING", "w1", (TaskStatus(0, "FAILED", "w1"),))
 LAG = (PartitionLag("emrsync.patient", 2, committed=7, end=9, lag=2, halted=True),)
-STATUS = PipelineStatus(OUTBOX, SlotState("emrsync", True, 56, "reserved"), RUNS, LAG, 4, 1, DOWN)
+SITE = SiteReport(None, None, ("patient_data.fname: is gone", "users: is new"), "in maintenance since noon")
+STATUS = PipelineStatus(OUTBOX, SlotState("emrsync", True, 56, "reserved"), RUNS, LAG, 4, 1, SITE)
 FLOW = Flow(Progress(heartbeats=1, records=2, unsent=None), heartbeat_age_s=3.0, unsent_rows=0, unsent_age_s=None)
 LOG = SourceLog("binlog:mysql-bin.000042", None, False, 99, None, 10.0, 2.0)
 
@@ -64,6 +66,7 @@ def test_every_stage_is_shown(registry: CollectorRegistry, state: PipelineState)
     assert sample("connector_running", connector="emrsync-outbox") == 0
     assert sample("connector_task_running", connector="emrsync-outbox", task="0") == 0
     assert (sample("slot_active", slot="emrsync"), sample("slot_retained_bytes", slot="emrsync")) == (1, 56)
+    assert (sample("openemr_maintenance"), sample("openemr_table_differences")) == (1, 2)
     assert sample("stage_up", stage="lag") == 1
     assert sample("last_look_timestamp_seconds") == 1_000.0
 
