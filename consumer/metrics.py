@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from connectors.outbox import EntityType
 from consumer.outcome import Applied, Duplicate, ErrorClass, Failed, Outcome, Stale, Waiting
-from consumer.ports import Place, RaceError, Settlement, TransientError
+from consumer.ports import PausedError, Place, RaceError, Settlement, TransientError
 
 TRANSACTION_BUCKETS_S: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 """From one row on an idle server to the statements' time limit."""
@@ -115,6 +115,9 @@ class SettlingMetrics:
             self._races.inc()
             self._up.labels(system).set(1)
             raise
+        except PausedError:
+            self._up.labels(system).set(1)  # it answers; a person has paused it
+            raise
         except TransientError:
             self.away(system)
             raise
@@ -140,7 +143,9 @@ class StreamMetrics:
             "emrsync_dead_letters", "Records parked because they were no events.", registry=registry
         )
         self._paused = Gauge(
-            "emrsync_paused", "Whether fetching is paused, since a system is away or marks wait.", registry=registry
+            "emrsync_paused",
+            "Whether fetching is paused: a system is away, marks wait, or a person has paused it.",
+            registry=registry,
         )
         self._partitions = Gauge("emrsync_partitions", "Partitions that this member owns.", registry=registry)
         place = ("topic", "partition")

@@ -16,13 +16,14 @@ from connectors.connect_client import ConnectorStatus
 from connectors.connect_watch import WatchAction, WatchEvent
 from consumer.metrics_endpoint import serving
 from operations.config import OperationsSettings
+from operations.openemr_site import SiteReport
 from operations.parts import Unavailable
 from operations.status import OutboxState, PipelineStatus, SlotState, read_status
 
 LOOK_S: Final = 15.0
 """How often the systems are asked: a scrape never asks them, so that it is quick while they are away."""
 
-STAGES: Final = ("outbox", "slot", "connector", "lag", "dead_letters", "undecided")
+STAGES: Final = ("outbox", "slot", "connector", "lag", "dead_letters", "undecided", "openemr")
 
 
 class PipelineState(Collector):
@@ -69,6 +70,8 @@ class Families:
         self.tasks = self._one("connector_task_running", "Whether a task runs.", "connector", "task")
         self.slot_active = self._one("slot_active", "Whether the connector reads its replication slot.", "slot")
         self.slot_bytes = self._one("slot_retained_bytes", "Log that PostgreSQL keeps for the connector.", "slot")
+        self.maintenance = self._one("openemr_maintenance", "Whether somebody has paused the writing into OpenEMR.")
+        self.changes = self._one("openemr_changes", "Changes of OpenEMR's tables that nobody has accepted.")
 
     def _one(self, name: str, meaning: str, *labels: str) -> GaugeMetricFamily:
         self.all.append(GaugeMetricFamily(f"emrsync_{name}", meaning, labels=labels))
@@ -88,6 +91,9 @@ def _fill(families: Families, seen: PipelineStatus) -> None:
         families.kept.add_metric((), seen.dead_letters)
     if isinstance(seen.undecided, int):
         families.undecided.add_metric((), seen.undecided)
+    if isinstance(seen.openemr, SiteReport):
+        families.maintenance.add_metric((), seen.openemr.maintenance is not None)
+        families.changes.add_metric((), len(seen.openemr.differences))
     _fill_source_side(families, seen)
 
 

@@ -17,7 +17,7 @@ from consumer.metered import MeteredFailedRows, MeteredMarker, MeteredStream, Me
 from consumer.metrics import RetryMetrics, SettlingMetrics, StreamMetrics
 from consumer.metrics_endpoint import serving
 from consumer.outcome import ErrorClass
-from consumer.ports import MisconfiguredError, Place, RaceError, Record, StreamPosition, TransientError
+from consumer.ports import MisconfiguredError, PausedError, Place, RaceError, Record, StreamPosition, TransientError
 from tests import clinic
 from tests.fakes import FakeEventStream, FakeMarker, FakeTarget, InlineExecutor
 from tests.pipeline import Pipeline
@@ -144,6 +144,21 @@ def test_an_outage_and_its_end_are_seen(world: Pipeline, endpoint: tuple[int, Co
     assert 1 == value(back, "emrsync_system_up", system="openemr")
     assert 0 == value(back, "emrsync_paused")
     assert {0.0} == {count for (name, _labels), count in back.items() if name == "emrsync_lag_seconds"}
+
+
+def test_a_pause_is_no_outage(world: Pipeline, endpoint: tuple[int, CollectorRegistry]) -> None:
+    """Nobody is called because of a maintenance."""
+    port, registry = endpoint
+    member = MeteredMember(world, registry)
+    world.happen(clinic.patient())
+    world.faults.plan("target.commit", *[PausedError("maintenance")] * 2)
+    for _ in range(2):
+        member.loop.run_once()
+
+    samples = scraped(port)
+    assert 1 == value(samples, "emrsync_paused")
+    assert 1 == value(samples, "emrsync_system_up", system="openemr")
+    assert 0 == value(samples, "emrsync_system_failures_total", system="openemr")
 
 
 def test_a_lost_race_is_no_outage(world: Pipeline, endpoint: tuple[int, CollectorRegistry]) -> None:
