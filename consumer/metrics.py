@@ -151,7 +151,9 @@ class StreamMetrics:
             "emrsync_dead_letters", "Records parked because they were no events.", registry=registry
         )
         self._paused = Gauge(
-            "emrsync_paused", "Whether fetching is paused, since a system is away or marks wait.", registry=registry
+            "emrsync_paused",
+            "Whether fetching is paused: a system is away, marks wait, or a person has paused it.",
+            registry=registry,
         )
         self._partitions = Gauge("emrsync_partitions", "Partitions that this member owns.", registry=registry)
         place = ("topic", "partition")

@@ -29,9 +29,12 @@ REQUIRED_COLUMNS: Final[Mapping[SourceFile, tuple[str, ...]]] = {
     SourceFile.ENCOUNTERS: ("Id", "START", "STOP", "PATIENT", "ENCOUNTERCLASS", "DESCRIPTION"),
     SourceFile.MEDICATIONS: ("START", "STOP", "PATIENT", "ENCOUNTER", "CODE", "DESCRIPTION"),
     SourceFile.PROCEDURES: ("START", "PATIENT", "ENCOUNTER", "CODE", "DESCRIPTION"),
-    SourceFile.IMAGING_STUDIES: ("Id", "DATE", "PATIENT", "ENCOUNTER", "PROCEDURE_CODE", "MODALITY_DESCRIPTION"),
+    SourceFile.IMAGING_STUDIES: ("Id", "DATE", "PATIENT", "ENCOUNTER", "MODALITY_DESCRIPTION"),
 }
 """Columns without which a file cannot be mapped; others are used where they are there."""
+
+FORMER_NAMES: Final[Mapping[SourceFile, Mapping[str, str]]] = {SourceFile.PROCEDURES: {"DATE": "START"}}
+"""What a column was called in exports of before 2021, by which name it has now."""
 
 FIELD_CHARACTERS_MAX: Final = 131_072
 """The longest field; a missing quote would otherwise read the rest of the file into one."""
@@ -69,7 +72,8 @@ def read(folder: Path, file: SourceFile) -> Iterator[Row]:
         # A spreadsheet's copy begins with a byte order mark.
         with (folder / file).open(encoding="utf-8-sig", newline="") as text:
             reader = csv.reader(text, strict=True)
-            names = next(reader, [])
+            former = FORMER_NAMES.get(file, {})
+            names = [former.get(name, name) for name in next(reader, [])]
             missing = [name for name in REQUIRED_COLUMNS[file] if name not in names]
             if missing:
                 raise SyntheaInputError(f"{file}: has no column {', '.join(missing)}")

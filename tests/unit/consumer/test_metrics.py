@@ -148,6 +148,21 @@ def test_an_outage_and_its_end_are_seen(world: Pipeline, endpoint: tuple[int, Co
     assert {0.0} == {count for (name, _labels), count in back.items() if name == "emrsync_lag_seconds"}
 
 
+def test_a_pause_is_no_outage(world: Pipeline, endpoint: tuple[int, CollectorRegistry]) -> None:
+    """Nobody is called because of a maintenance."""
+    port, registry = endpoint
+    member = MeteredMember(world, registry)
+    world.happen(clinic.patient())
+    world.faults.plan("target.commit", *[PausedError("maintenance")] * 2)
+    for _ in range(2):
+        member.loop.run_once()
+
+    samples = scraped(port)
+    assert 1 == value(samples, "emrsync_paused")
+    assert 1 == value(samples, "emrsync_system_up", system="openemr")
+    assert 0 == value(samples, "emrsync_system_failures_total", system="openemr")
+
+
 def test_a_lost_race_is_no_outage(world: Pipeline, endpoint: tuple[int, CollectorRegistry]) -> None:
     """Another member was faster: the database has answered."""
     port, registry = endpoint
