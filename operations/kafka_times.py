@@ -19,12 +19,17 @@ class TopicTimes(KafkaAdmin):
         found = self._offsets(partitions, OFFSET_SPEC.for_timestamp(instant_ms))
         return tuple(end if (offset := found[topic, number]) < 0 else offset for number, (_, end) in enumerate(kept))
 
+    def oldest_ms(self, topic: str) -> tuple[int | None, ...]:
+        """Return by partition the time of the first record that is kept (ms since 1970); None if none is."""
+        partitions = [TopicPartition(topic, number) for number in range(len(self.kept(topic).offsets))]
+        asked = dict.fromkeys(partitions, OFFSET_SPEC.for_timestamp(0))
+        answers = self._admin.list_offsets(asked, request_timeout=self._answer_limit_s)
+        times = {one.partition: self._result(answer).timestamp for one, answer in answers.items()}
+        return tuple(None if times[number] < 0 else times[number] for number in range(len(partitions)))
+
     def replayable_ms(self, topic: str) -> int | None:
         """Return since when (ms since 1970) a topic holds every record; None when it has dropped none yet."""
-        kept = self.kept(topic).offsets
-        dropped = [TopicPartition(topic, number) for number, (first, _) in enumerate(kept) if first > 0]
-        asked = dict.fromkeys(dropped, OFFSET_SPEC.for_timestamp(0))
-        answers = self._admin.list_offsets(asked, request_timeout=self._answer_limit_s) if asked else {}
-        times = [self._result(one).timestamp for one in answers.values()]
+        kept = zip(self.kept(topic).offsets, self.oldest_ms(topic), strict=True)
+        dropped = [oldest_ms for (first, _), oldest_ms in kept if first > 0]
         # A partition that holds nothing any more has dropped all up to now.
-        return max((one if one >= 0 else int(time.time() * 1000) for one in times), default=None)
+        return max((int(time.time() * 1000) if one is None else one for one in dropped), default=None)

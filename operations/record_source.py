@@ -54,10 +54,9 @@ class TopicSource:
         found = []
         for entity_type in entity_types:
             topic = entity_topic(entity_type, self._prefix)
-            for number, (first, end) in enumerate(self._kafka.kept(topic).offsets):
-                span = Span(topic, number, first, end)
-                oldest = next(self.records(dataclasses.replace(span, end=first + 1)), None) if first < end else None
-                found.append(Kept(span, None if oldest is None else oldest.timestamp_ms, complete=first == 0))
+            held = zip(self._kafka.kept(topic).offsets, self._kafka.oldest_ms(topic), strict=True)
+            for number, ((first, end), oldest_ms) in enumerate(held):
+                found.append(Kept(Span(topic, number, first, end), oldest_ms, complete=first == 0))
         return tuple(found)
 
     def offset_at(self, span: Span, instant_ms: int) -> int:

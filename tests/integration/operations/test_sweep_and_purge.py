@@ -127,6 +127,8 @@ def test_what_an_archive_holds_may_go_and_the_ledgers_rows_after_it_without_a_se
     first = world.happened(patient)
     newer = world.happened({**patient, "given_name": "Grace"}, operation=Operation.UPDATE)
     change(world, *first, *newer, processed_at=dt.datetime.now(dt.UTC) - dt.timedelta(days=40))
+    [unmapped] = world.happened(made.patient())
+    site.change(f"DELETE FROM {site.ledger}.entity_map WHERE entity_id = %s", unmapped.key.entity_id)
     world.json("archive", "run", "kept")
     monkeypatch.setenv("EMRSYNC_OPENEMR_ADMIN_URL", openemr_admin_url)
     site.change(f"UPDATE {site.ledger}.applied_event SET applied_at = '2020-01-01'")
@@ -136,9 +138,11 @@ def test_what_an_archive_holds_may_go_and_the_ledgers_rows_after_it_without_a_se
     removed = world.json("purge", *words)
     assert (2, 0) == (removed["rows"], removed["kept"])
     assert removed["ledger_rows"] >= 2
-    assert 0 == site.value(f"SELECT COUNT(*) FROM {site.ledger}.applied_event")
+    kept = site.rows(f"SELECT entity_id FROM {site.ledger}.applied_event")
+    assert [unmapped.key.entity_id] == [row["entity_id"] for row in kept], "no watermark stands for it"
 
-    planned = world.json("replay", "plan", "--archive", "kept", "--output", "plan.json")
+    chosen = ("--archive", "kept", "--output", "plan.json", "--entity-id", patient["patient_id"])
+    planned = world.json("replay", "plan", *chosen)
     world.json("replay", "apply", "plan.json", "--why", "a drill")
     assert {"stale": 2} == planned["counts"]
     assert rows == world.openemr()
