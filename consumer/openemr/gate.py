@@ -87,8 +87,8 @@ def read_gate(connection: sa.Connection, ledger_schema: str) -> Gate:
     )
 
 
-def admitted(connection: sa.Connection, ledger_schema: str) -> tuple[Shape, bool]:
-    """Return the shape of the tables, and whether it was accepted; it was not when none is known yet.
+def admitted(connection: sa.Connection, ledger_schema: str) -> Shape | None:
+    """Return the shape of the tables, which is the one accepted; None when none is known yet.
 
     Raises:
         PausedError: somebody works on the site, or the tables are others than those accepted.
@@ -96,15 +96,15 @@ def admitted(connection: sa.Connection, ledger_schema: str) -> tuple[Shape, bool
     gate = read_gate(connection, ledger_schema)
     if gate.maintenance is not None:
         raise PausedError(f"{gate.maintenance}: emrsync maintenance off ends it")
-    live = read_shape(connection)
     if gate.fingerprint is None:
-        return live, False
+        return None
+    live = read_shape(connection)
     if gate.fingerprint != fingerprint(live):
         first, *others = (line.partition(":")[0] for line in gate.changes(live) or ("the stored shape:",))
         where = f"{first} and {len(others)} more" if others else first
         reason = f"OpenEMR's tables have changed ({where})"
         raise PausedError(f"{reason}: emrsync openemr check shows how, emrsync openemr accept goes on")
-    return live, True
+    return live
 
 
 def accept(connection: sa.Connection, ledger_schema: str, shape: Shape, by: str, *, first: bool = False) -> None:

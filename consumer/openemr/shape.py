@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 
 import sqlalchemy as sa
 
-from consumer.openemr.site import TABLES
+from consumer.openemr.site import TABLES, require_tables
 
 Shape: TypeAlias = Mapping[str, str]
 """By table and column (`patient_data.fname`) what the column is; by `version.v_…` what OpenEMR's version row says."""
@@ -21,13 +21,18 @@ _COLUMNS: Final = """
 
 
 def read_shape(connection: sa.Connection) -> Shape:
-    """Read the columns of the tables we write and the version row, which an upgrade changes too."""
+    """Read the columns of the tables we write and the version row, which an upgrade changes too.
+
+    Raises:
+        MisconfiguredError: the database is no OpenEMR.
+    """
     found: dict[str, str] = {}
     for table, column, kind, nullable, default, charset in connection.exec_driver_sql(_COLUMNS, (TABLES,)):
         words = [str(kind), "null" if nullable == "YES" else "not null"]
         words += [] if default is None else [f"default {default}"]
         words += [] if charset is None else [str(charset)]
         found[f"{table}.{column}"] = " ".join(words)
+    require_tables({name.partition(".")[0] for name in found})
     # All its columns: which there are differs between versions, and so is part of the shape.
     version = connection.exec_driver_sql("SELECT * FROM version").mappings().first()
     found |= {f"version.{name}": str(value) for name, value in (version or {}).items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import zoneinfo
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, TypeAlias
 
 import sqlalchemy as sa
@@ -125,6 +125,13 @@ class Site:
         return "of unknown version" if self.version == (0, 0, 0) else ".".join(str(part) for part in self.version)
 
 
+def require_tables(found: Collection[str]) -> None:
+    """Raise MisconfiguredError unless all tables that we write are among those found."""
+    missing = [table for table in TABLES if table not in found]
+    if missing:
+        raise MisconfiguredError(f"this is no OpenEMR database: it has no table {', '.join(missing)}")
+
+
 def read_site(connection: sa.Connection, choices: SiteChoices, *, columns: Columns | None = None) -> Site:
     """Read the site.
 
@@ -134,9 +141,7 @@ def read_site(connection: sa.Connection, choices: SiteChoices, *, columns: Colum
         MisconfiguredError: the database is no OpenEMR, or lacks what a writer needs.
     """
     columns = columns or _columns(connection)
-    missing = [table for table in TABLES if table not in columns]
-    if missing:
-        raise MisconfiguredError(f"this is no OpenEMR database: it has no table {', '.join(missing)}")
+    require_tables(columns)
     site_settings = _globals(connection)
     if site_settings.get("full_new_patient_form") == "0":
         message = (

@@ -29,7 +29,7 @@ from consumer.openemr.packet import Packet
 from consumer.openemr.patient import PatientTable
 from consumer.openemr.prescription import PrescriptionTable
 from consumer.openemr.session import utc_offset
-from consumer.openemr.shape import Shape
+from consumer.openemr.shape import Shape, read_shape
 from consumer.openemr.site import Site, SiteChoices, read_site
 from consumer.openemr.transaction import OpenEmrTransaction
 from consumer.openemr.writing import Table, Writer
@@ -229,11 +229,12 @@ class OpenEmrTarget:
         """
         try:
             with translated(self._ledger_schema), self._connection.begin():
-                shape, accepted = admitted(self._connection, self._ledger_schema)
+                shape = admitted(self._connection, self._ledger_schema)
                 columns = before.site.columns if before is not None and before.shape == shape else None
                 site = read_site(self._connection, self._choices, columns=columns)
-                if not accepted:
+                if shape is None:
                     # Only what could be read as a site.
+                    shape = read_shape(self._connection)
                     accept(self._connection, self._ledger_schema, shape, FIRST_START, first=True)
                     _log.info("OpenEMR's tables are remembered", action="shape_accepted", version=site.version_text)
         except OutdatedError as error:

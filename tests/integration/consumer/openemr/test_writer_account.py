@@ -6,6 +6,7 @@ import datetime as dt
 import re
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -16,6 +17,8 @@ from consumer.openemr.account import written_tables
 from consumer.ports import StreamPosition
 from consumer.settle import settle_events
 from operations import dead_letter_actions
+from operations.config import OperationsSettings
+from operations.recovery_ledger import RecoveryLedger
 from operations.where import _APPLIED, _MAPPED, _TRAIL, _WAITING
 from tests import clinic
 from tests.fakes import FakeMarker, FakeSource
@@ -126,7 +129,7 @@ def test_no_table_but_the_written_ones_may_be_changed(site: Site, writer: sa.Con
 
 
 def test_each_right_is_used_and_no_other_is_needed(openemr_admin_url: str) -> None:
-    """By the statements that the writer, emrsync where and emrsync dead-letter send in all they do."""
+    """By the statements that the writer and the commands that use its account send in all they do."""
     with installed_site(openemr_admin_url, "8.2.0-dev") as site:
         patient = clinic.patient()
         visit = clinic.encounter(patient["patient_id"])
@@ -141,6 +144,7 @@ def test_each_right_is_used_and_no_other_is_needed(openemr_admin_url: str) -> No
             one.delete(visit)
             positions = (StreamPosition("emrsync.patient", 0, 1),)
             apply_events(one.target, [created], positions, clock=_now)
+        sent += recovery_statements(site)
         granted = {
             table.replace(f"{site.database}.", "").replace(f"{site.ledger}.", "ledger."): verbs
             for grant in site.rows(f"SHOW GRANTS FOR {sa.make_url(site.writer_url).username}")
@@ -157,6 +161,24 @@ def test_each_right_is_used_and_no_other_is_needed(openemr_admin_url: str) -> No
     used.pop("information_schema.columns")
 
     assert used == granted
+
+
+def recovery_statements(site: Site) -> list[str]:
+    """Let recovery commands write and read their rows with the writer's account, and give what they send."""
+    settings = {"EMRSYNC_OPENEMR_URL": site.writer_url, "EMRSYNC_LEDGER_SCHEMA": site.ledger}
+    ledger = RecoveryLedger(OperationsSettings.of(settings))
+    sent: list[str] = []
+
+    def record(_c: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        sent.append(" ".join(statement.split()))
+
+    sa.event.listen(ledger._engine, "before_cursor_execute", record)
+    ledger.note("replay", "plan", "begun")
+    ledger.save("plan", digest="x", state="running", events=1, done=0, positions={}, counts={})
+    assert ledger.run("plan") is not None
+    assert len(ledger.actions("replay", "plan", 10)) == 1
+    ledger._engine.dispose()
+    return sent
 
 
 def _now() -> dt.datetime:
