@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from connectors.connect_client import ConnectClient, ConnectorStatus
-from connectors.connect_errors import ConnectBusyError, ConnectUnreachableError, WatchGaveUpError
+from connectors.connect_errors import ConnectError, ConnectForbiddenError, ConnectorAbsentError, WatchGaveUpError
 from connectors.connect_progress import STALL_S, Progress, StallWatch
 
 _BEYOND_RESTART: Final = (
@@ -117,6 +117,7 @@ def watch(
     Raises:
         WatchGaveUpError: restarts_max restarts did not help, or a restart cannot: the position is gone from the log.
         ConnectorAbsentError: there is no such connector.
+        ConnectForbiddenError: the workers want another user or password.
     """
     watcher = _Watcher(client, name, report=report, look=look, rules=policy or WatchPolicy(), clock=clock)
     while not stopped():
@@ -151,7 +152,10 @@ class _Watcher:
         """Look once, do what is needed, and return the seconds until the next look."""
         try:
             event = self._judged(self._client.status(self._name))
-        except (ConnectUnreachableError, ConnectBusyError) as error:
+        except (ConnectorAbsentError, ConnectForbiddenError, WatchGaveUpError):
+            raise
+        except ConnectError as error:
+            # Also an answer that makes no sense, as while the workers elect another leader.
             self._running_since_s = None
             self._stalls.forget()
             pause_s = self._rules.pause_after_s(self._restarts) if self._restarts else 0.0

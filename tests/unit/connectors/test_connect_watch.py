@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 
 from connectors.connect_client import ConnectClient
-from connectors.connect_errors import WatchGaveUpError
+from connectors.connect_errors import ConnectForbiddenError, WatchGaveUpError
 from connectors.connect_progress import Progress
 from connectors.connect_watch import Look, WatchAction, WatchEvent, WatchPolicy, watch
 from tests.unit.connectors.fake_connect import FakeConnect, state
@@ -131,6 +132,19 @@ def test_nothing_is_restarted_while_progress_cannot_be_asked() -> None:
 
     assert restarts(fake) == 0
     assert [event.action for event in told] == [WatchAction.WARNING, WatchAction.RUNNING]
+
+
+def test_an_answer_that_makes_no_sense_is_waited_out_and_a_refused_password_is_not() -> None:
+    """While the workers elect another leader they answer 500; a wrong password stays wrong."""
+    running = httpx.Response(200, json=RUNNING)
+    answers = [httpx.Response(500, json={"message": "IO Error trying to forward"}), running, httpx.Response(401)]
+    client = ConnectClient("http://connect", transport=httpx.MockTransport(lambda _: answers.pop(0)))
+    told: list[WatchEvent] = []
+
+    with pytest.raises(ConnectForbiddenError):
+        watch(client, "outbox", report=told.append, policy=POLICY, sleep=lambda _: None)
+
+    assert [event.action for event in told] == [WatchAction.UNREACHABLE, WatchAction.RUNNING]
 
 
 def test_a_flow_that_came_back_makes_earlier_restarts_forgotten() -> None:
