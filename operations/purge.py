@@ -21,6 +21,9 @@ from operations.replay_forecast import Looked, chunks, decoded, look_up
 ROWS_MAX: Final = 500
 """Rows of one transaction, so that neither the application nor a consumer waits for it."""
 
+CLOCKS_DIFFER: Final = dt.timedelta(hours=1)
+"""A record is younger than its row, by clocks that may differ so much; else it is not found, and its row stays."""
+
 _LEDGER_ROWS_READ: Final = 2_000
 _OUTBOX: Final = sync_outbox.c
 
@@ -56,13 +59,26 @@ class OutboxPurge:
         A row goes if it is done since before the day given, and the ledger has settled it, or has a newer state.
         """
         removed = 0
+        oldest_ms = self._oldest_ms()
+        if oldest_ms is None:
+            return Purged(0, 0)
         for kept in self._source.kept(tuple(EntityType)):
-            for chunk in chunks(self._source.records(kept.span), ROWS_MAX):
+            span = dataclasses.replace(kept.span, start=self._source.offset_at(kept.span, oldest_ms))
+            for chunk in chunks(self._source.records(span), ROWS_MAX):
                 removed += self._remove(self._confirmed(look_up(self._target.known, chunk)), dry_run=dry_run)
                 told(len(chunk))
         with self._engine.connect() as connection:
             old = connection.scalar(sa.select(sa.func.count()).select_from(sync_outbox).where(*self._old())) or 0
         return Purged(removed, old - removed if dry_run else old)
+
+    def _oldest_ms(self) -> int | None:
+        """Return from when on records can be of rows that may go, in ms since 1970; None if there are no such rows."""
+        with self._engine.connect() as connection:
+            oldest = connection.scalar(sa.select(sa.func.min(_OUTBOX.created_at)).where(*self._old()))
+        if oldest is None:
+            return None
+        oldest = oldest.replace(tzinfo=dt.UTC) if oldest.tzinfo is None else oldest
+        return int((oldest - CLOCKS_DIFFER).timestamp() * 1000)
 
     def _confirmed(self, looked: Sequence[Looked]) -> Sequence[uuid.UUID]:
         """Return what the ledger has settled; what it has forgotten is settled if its entity has that seq or beyond."""

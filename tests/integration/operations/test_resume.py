@@ -117,7 +117,7 @@ def test_a_restored_openemr_catches_up_to_what_it_would_have_been(
     world.drain()
 
     assert looked.code == 1
-    assert f"{since} records that the consumers have settled since are missing" in looked.out
+    assert f"{since:,} records that the consumers have settled since are missing" in looked.out
     assert "the topics still hold all of them" in looked.out
     assert "1 more are applied from the outbox itself: patient 1" in looked.out
     assert {"applied": 1} == rewound["applied_directly"]
