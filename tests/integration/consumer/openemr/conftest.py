@@ -12,11 +12,8 @@ VERSIONS = ("7.0.3", "8.2.0-dev")
 """The oldest OpenEMR that is promised, whose FHIR API has no orders, and the newest."""
 
 
-@pytest.fixture(scope="package", params=VERSIONS)
+@pytest.fixture(scope="session", params=VERSIONS)
 def site(request: pytest.FixtureRequest, openemr_admin_url: str) -> Iterator[Site]:
-    """Give a site in New York; a test leaves its settings as they were.
-
-    It goes with the last test of this folder: those that break the servers come after it.
-    """
+    """Give a site in New York; a test leaves its settings as they were."""
     with installed_site(openemr_admin_url, request.param) as one:
         yield one

@@ -205,6 +205,14 @@ def open_target(url: str, ledger: str, *, username: str = "emrsync", **chosen: A
         raise
 
 
+def _remove(admin_url: str, schemas: list[str], user: str) -> None:
+    """Drop what a site was made of, on a new connection: a test may have restarted the server under the old one."""
+    with connected(admin_url) as admin:
+        for schema in schemas:
+            admin.exec_driver_sql(f"DROP DATABASE IF EXISTS {schema}")
+        admin.exec_driver_sql(f"DROP USER IF EXISTS {user}")
+
+
 @contextlib.contextmanager
 def installed_site(admin_url: str, version: str, *prepared: str, charset: str = "utf8mb4") -> Iterator[Site]:
     """Install a site, let the administrator run statements on it, and start a writer with the writer's account."""
@@ -212,9 +220,7 @@ def installed_site(admin_url: str, version: str, *prepared: str, charset: str = 
     database, ledger, user, password = f"test_{name}", f"test_ledger_{name}", f"w_{name}", uuid.uuid4().hex
     with connected(admin_url) as admin, contextlib.ExitStack() as held:
         admin.execution_options(isolation_level="AUTOCOMMIT")
-        for schema in (database, ledger):
-            held.callback(admin.exec_driver_sql, f"DROP DATABASE IF EXISTS {schema}")
-        held.callback(admin.exec_driver_sql, f"DROP USER IF EXISTS {user}")
+        held.callback(_remove, admin_url, [database, ledger], user)
         admin.exec_driver_sql(f"CREATE DATABASE {database} CHARACTER SET {charset} COLLATE {charset}_general_ci")
         install(admin_url, version=version, database=database, time_zone=ZONE)
         ledger_schema.upgrade(admin_url, schema=ledger)
