@@ -102,9 +102,7 @@ def wired(settings: ConsumerSettings, target: OpenEmrTarget, meters: Meters | No
                 client_id=client_id,
                 classic=settings.group_protocol == "classic",
             ),
-            kafka_options.producer_options(
-                bootstrap_servers=settings.kafka_bootstrap_servers, client_id=settings.client_id
-            ),
+            kafka_options.producer_options(bootstrap_servers=servers, client_id=client_id),
             topics=topics.entity_topics(settings.topic_prefix),
             dead_letter_topic=topics.dead_letter_topic(settings.topic_prefix),
         )

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from connectors.events import EntityKey, Event
-from connectors.outbox import EntityType, Operation, Status, TargetSystem, payload_text, sync_outbox
+from connectors.outbox import Status, sync_outbox
+from connectors.outbox_event import EVENT_COLUMNS, event_of, in_utc
 from consumer.outcome import ErrorClass
 from consumer.ports import FailedRow
 from consumer.source_database import chunks, one_of, translated
@@ -25,19 +25,7 @@ _OUTBOX: Final = sync_outbox.c
 
 _HELD: Final = sa.and_(_OUTBOX.status == Status.PROCESSING.value, _OUTBOX.outcome == RETRYING)
 
-_COLUMNS: Final = (
-    _OUTBOX.outbox_id,
-    _OUTBOX.entity_type,
-    _OUTBOX.entity_id,
-    _OUTBOX.operation,
-    _OUTBOX.target_system,
-    _OUTBOX.seq,
-    _OUTBOX.payload_version,
-    _OUTBOX.created_at,
-    _OUTBOX.error_class,
-    _OUTBOX.next_attempt_at,
-    payload_text.label("payload_text"),
-)
+_COLUMNS: Final = (*EVENT_COLUMNS, _OUTBOX.error_class, _OUTBOX.next_attempt_at)
 
 
 class SqlFailedRows:
@@ -116,21 +104,6 @@ def _taken(connection: sa.Connection, found: Sequence[sa.Row[Any]], held_until: 
 
 
 def _failed_row(row: sa.Row[Any], held_until: dt.datetime) -> FailedRow:
-    event = Event(
-        outbox_id=row.outbox_id,
-        key=EntityKey(EntityType(row.entity_type), row.entity_id),
-        operation=Operation(row.operation),
-        target_system=TargetSystem(row.target_system),
-        seq=row.seq,
-        payload_version=row.payload_version,
-        created_at=_utc(row.created_at),
-        payload=row.payload_text.encode("utf-8"),
-    )
     known = row.error_class in set(ErrorClass)
-    due_at = None if row.next_attempt_at is None else _utc(row.next_attempt_at)
-    return FailedRow(event, ErrorClass(row.error_class) if known else None, due_at, held_until)
-
-
-def _utc(instant: dt.datetime) -> dt.datetime:
-    """Give the zone to what MySQL and MariaDB hold without one."""
-    return instant.replace(tzinfo=dt.UTC) if instant.tzinfo is None else instant.astimezone(dt.UTC)
+    due_at = None if row.next_attempt_at is None else in_utc(row.next_attempt_at)
+    return FailedRow(event_of(row), ErrorClass(row.error_class) if known else None, due_at, held_until)

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
-from connectors.events import EntityKey, Event
-from connectors.outbox import EntityType, Operation, TargetSystem, payload_text, sync_outbox
+from connectors.events import Event
+from connectors.outbox import sync_outbox
+from connectors.outbox_event import EVENT_COLUMNS, event_of
 
 ROWS_READ: Final = 500
 
 _OUTBOX: Final = sync_outbox.c
-_COLUMNS: Final = (
-    _OUTBOX.outbox_id,
-    _OUTBOX.entity_type,
-    _OUTBOX.entity_id,
-    _OUTBOX.operation,
-    _OUTBOX.target_system,
-    _OUTBOX.seq,
-    _OUTBOX.payload_version,
-    _OUTBOX.created_at,
-    payload_text.label("payload_text"),
-)
 
 
 def unknown_events(
@@ -66,19 +55,5 @@ def events_of(connection: sa.Connection, outbox_ids: Sequence[bytes]) -> Sequenc
     if not outbox_ids:
         return ()
     wanted = [uuid.UUID(bytes=one) for one in outbox_ids]
-    chosen = sa.select(*_COLUMNS).where(_OUTBOX.outbox_id.in_(wanted)).order_by(_OUTBOX.seq)
-    return [_event(row) for row in connection.execute(chosen)]
-
-
-def _event(row: sa.Row[Any]) -> Event:
-    created_at: dt.datetime = row.created_at
-    return Event(
-        outbox_id=row.outbox_id,
-        key=EntityKey(EntityType(row.entity_type), row.entity_id),
-        operation=Operation(row.operation),
-        target_system=TargetSystem(row.target_system),
-        seq=row.seq,
-        payload_version=row.payload_version,
-        created_at=created_at.replace(tzinfo=dt.UTC) if created_at.tzinfo is None else created_at.astimezone(dt.UTC),
-        payload=row.payload_text.encode("utf-8"),
-    )
+    chosen = sa.select(*EVENT_COLUMNS).where(_OUTBOX.outbox_id.in_(wanted)).order_by(_OUTBOX.seq)
+    return [event_of(row) for row in connection.execute(chosen)]

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from connectors.connect_client import ConnectorStatus
 from connectors.outbox import LAST_SYNCED, EntityType, Status, sync_outbox
+from connectors.outbox_event import in_utc
 from consumer.openemr.ledger_schema import checked_schema
 from operations.config import OperationsSettings
 from operations.connect import connect_client
@@ -183,7 +184,8 @@ def _source(settings: OperationsSettings, entity_id: str, types: tuple[EntityTyp
                 continue
             key = next(column for column in table.columns if column.name != "last_synced_at")
             query = sa.select(table.c.last_synced_at).where(key == entity_id)
-            business += [BusinessRow(entity_type, table.name, _utc(row[0])) for row in connection.execute(query)]
+            synced = connection.execute(query).scalars()
+            business += [BusinessRow(entity_type, table.name, None if at is None else in_utc(at)) for at in synced]
         return Source(tuple(business), _outbox(connection, entity_id, types))
 
 
@@ -231,11 +233,5 @@ def _read(row: sa.Row[Any]) -> dict[str, Any]:
         elif name == "status":
             read[name] = Status(value)
         elif isinstance(value, dt.datetime):
-            read[name] = _utc(value)
+            read[name] = in_utc(value)
     return read
-
-
-def _utc(instant: dt.datetime | None) -> dt.datetime | None:
-    if instant is None:
-        return None
-    return instant.replace(tzinfo=dt.UTC) if instant.tzinfo is None else instant.astimezone(dt.UTC)
