@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final
 
 import rich.console
-import rich.progress
 import rich.table
 import typer
 
@@ -25,6 +24,7 @@ from operations.config import OperationsSettings
 from operations.engines import source
 from operations.failed_rows import ROWS_MAX, Choice, Chosen, choose, why_not
 from operations.failures import FOUND, WRONG_USE
+from operations.progress import bar
 
 ROWS_SHOWN: Final = 20
 REASONS_SHOWN: Final = 10
@@ -119,19 +119,10 @@ def _somebody_is_there() -> bool:
 def _with_progress(
     settings: RetrySettings, work: Work, ids: Sequence[uuid.UUID], reasons: Reasons, *, hidden: bool
 ) -> Tally:
-    columns = (
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeElapsedColumn(),
-    )
-    # On standard error, so that the summary alone can be redirected.
-    bar = rich.progress.Progress(*columns, console=rich.console.Console(stderr=True), disable=hidden)
-    with bar:
-        task = bar.add_task("retrying", total=len(ids))
+    with bar("retrying", len(ids), hidden=hidden) as advance:
 
         def told(_row: FailedRow, outcome: Outcome) -> None:
-            bar.advance(task)
+            advance(1)
             if isinstance(outcome, Failed):
                 reasons[outcome.error_class.value, outcome.message] += 1
 
