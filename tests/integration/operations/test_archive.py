@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
@@ -11,9 +10,8 @@ from connectors.outbox import Operation
 from operations.archive_store import ArchiveStore
 from tests import clinic as made
 from tests.integration.consumer.openemr.sites import Site, installed_site, medication
-from tests.integration.operations.letters import Clinic, clinic_topics, make_topics, remove_topics
-from tests.integration.operations.replay_world import ReplayWorld, replay_world
-from tests.sources import source
+from tests.integration.operations.letters import Clinic, make_topics, remove_topics
+from tests.integration.operations.replay_world import ReplayWorld
 
 
 @pytest.fixture(scope="module")
@@ -24,30 +22,9 @@ def sites(openemr_admin_url: str) -> Iterator[tuple[Site, Site]]:
 
 
 @pytest.fixture(scope="module")
-def urls(source_admin_url: str) -> Iterator[tuple[str, str]]:
-    """Give a source database that the tests share."""
-    with source(source_admin_url) as found:
-        yield found
-
-
-@pytest.fixture
-def topics(chain: Mapping[str, str], sites: tuple[Site, Site]) -> Iterator[Clinic]:
-    """Give topics of their own."""
-    with clinic_topics(chain["EMRSYNC_KAFKA_BOOTSTRAP_SERVERS"], sites[0]) as clinic:
-        yield clinic
-
-
-@pytest.fixture
-def world(
-    topics: Clinic,
-    urls: tuple[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-) -> Iterator[ReplayWorld]:
-    """Put outbox, topics and OpenEMR together."""
-    with replay_world(topics, urls, monkeypatch, capsys, tmp_path) as one:
-        yield one
+def site(sites: tuple[Site, Site]) -> Site:
+    """Give the one with a history."""
+    return sites[0]
 
 
 def history(world: ReplayWorld) -> None:
@@ -65,7 +42,7 @@ def history(world: ReplayWorld) -> None:
 
 
 def test_an_empty_openemr_is_rebuilt_from_the_archive_alone(
-    world: ReplayWorld, sites: tuple[Site, Site], topics: Clinic
+    world: ReplayWorld, sites: tuple[Site, Site], clinic: Clinic
 ) -> None:
     """In two runs, with the topics gone after them; column by column as the original."""
     history(world)
@@ -75,9 +52,9 @@ def test_an_empty_openemr_is_rebuilt_from_the_archive_alone(
     assert (70, 70) == (first["records"], second["records"])
     assert {"records": 140, "faults": []} == world.json("archive", "verify", "kept")
     before = world.chart()
-    names = [topics.topic(one) for one in world.write(made.patient(), made.encounter("P"), made.order("P"))]
-    remove_topics(topics.admin, names)
-    topics.site = sites[1]
+    names = [clinic.topic(one) for one in world.write(made.patient(), made.encounter("P"), made.order("P"))]
+    remove_topics(clinic.admin, names)
+    clinic.site = sites[1]
 
     planned = world.json("replay", "plan", "--archive", "kept", "--output", "plan.json")
     applied = world.json("replay", "apply", "plan.json", "--why", "a new server", "--canary")
@@ -85,7 +62,7 @@ def test_an_empty_openemr_is_rebuilt_from_the_archive_alone(
     assert {"write": 140} == planned["counts"]
     assert {"applied": 140} == {word: count for word, count in applied["counts"].items() if count}
     assert before == world.chart()
-    make_topics(topics.servers, topics.prefix)
+    make_topics(clinic.servers, clinic.prefix)
 
 
 def test_a_flipped_byte_is_found_wherever_it_is(world: ReplayWorld) -> None:
@@ -129,12 +106,12 @@ def test_a_killed_run_leaves_nothing_that_counts(world: ReplayWorld, monkeypatch
     assert {"records": 8, "faults": []} == world.json("archive", "verify", "kept")
 
 
-def test_a_topic_that_was_made_anew_is_not_mixed_with_the_old_one(world: ReplayWorld, topics: Clinic) -> None:
+def test_a_topic_that_was_made_anew_is_not_mixed_with_the_old_one(world: ReplayWorld, clinic: Clinic) -> None:
     """Its offsets begin again."""
     [one] = world.happened(made.patient())
     world.json("archive", "run", "kept")
-    remove_topics(topics.admin, [topics.topic(one)])
-    make_topics(topics.servers, topics.prefix)
+    remove_topics(clinic.admin, [clinic.topic(one)])
+    make_topics(clinic.servers, clinic.prefix)
 
     said = world.run("archive", "run", "kept")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 import pytest
@@ -29,25 +29,10 @@ from operations.kafka import KafkaAdmin
 from operations.status import read_status
 from tests import clinic as made
 from tests.clinic import FAMILY_NAME
-from tests.integration.consumer.openemr.sites import Site, installed_site
-from tests.integration.operations.letters import Clinic, Said, clinic_topics, emrsync, make_topics, remove_topics
+from tests.integration.operations.letters import Clinic, Said, emrsync, make_topics, remove_topics
 from tests.made_events import event, headers
 
 Run = Callable[..., Said]
-
-
-@pytest.fixture(scope="module")
-def site(openemr_admin_url: str) -> Iterator[Site]:
-    """Give a site that the tests share."""
-    with installed_site(openemr_admin_url, "8.2.0-dev") as one:
-        yield one
-
-
-@pytest.fixture
-def clinic(chain: Mapping[str, str], site: Site) -> Iterator[Clinic]:
-    """Give topics and a group of their own."""
-    with clinic_topics(chain["EMRSYNC_KAFKA_BOOTSTRAP_SERVERS"], site) as one:
-        yield one
 
 
 @pytest.fixture

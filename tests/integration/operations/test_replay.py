@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-
-import pytest
 
 from connectors.outbox import Operation
 from operations.bootstrap import wired_replay
@@ -20,44 +16,9 @@ from operations.replay_plan import read_plan
 from operations.status import read_status
 from tests import clinic as made
 from tests.clinic import FAMILY_NAME
-from tests.integration.consumer.openemr.sites import Site, installed_site, medication
-from tests.integration.operations.letters import LIMIT_S, Clinic, clinic_topics
-from tests.integration.operations.replay_world import ReplayWorld, replay_world
-from tests.sources import source
-
-
-@pytest.fixture(scope="module")
-def site(openemr_admin_url: str) -> Iterator[Site]:
-    """Give a site that the tests share."""
-    with installed_site(openemr_admin_url, "8.2.0-dev") as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def urls(source_admin_url: str) -> Iterator[tuple[str, str]]:
-    """Give a source database that the tests share."""
-    with source(source_admin_url) as found:
-        yield found
-
-
-@pytest.fixture
-def topics(chain: Mapping[str, str], site: Site) -> Iterator[Clinic]:
-    """Give topics of their own."""
-    with clinic_topics(chain["EMRSYNC_KAFKA_BOOTSTRAP_SERVERS"], site) as clinic:
-        yield clinic
-
-
-@pytest.fixture
-def world(
-    topics: Clinic,
-    urls: tuple[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-) -> Iterator[ReplayWorld]:
-    """Put outbox, topics and OpenEMR together."""
-    with replay_world(topics, urls, monkeypatch, capsys, tmp_path) as one:
-        yield one
+from tests.integration.consumer.openemr.sites import medication
+from tests.integration.operations.letters import LIMIT_S
+from tests.integration.operations.replay_world import ReplayWorld
 
 
 def test_what_was_applied_is_planned_and_replayed_without_a_write(world: ReplayWorld) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,42 +14,13 @@ from connectors.events import Event
 from connectors.outbox import Operation, sync_outbox
 from tests import clinic as made
 from tests.integration.consumer.openemr.sites import Site, installed_site, medication
-from tests.integration.operations.letters import Clinic, clinic_topics
-from tests.integration.operations.replay_world import ReplayWorld, replay_world
-from tests.sources import source
-
-
-@pytest.fixture(scope="module")
-def urls(source_admin_url: str) -> Iterator[tuple[str, str]]:
-    """Give a source database that the tests share."""
-    with source(source_admin_url) as found:
-        yield found
+from tests.integration.operations.replay_world import ReplayWorld
 
 
 @pytest.fixture
 def site(openemr_admin_url: str) -> Iterator[Site]:
     """Give each test a site of its own, since it is thrown away."""
     with installed_site(openemr_admin_url, "8.2.0-dev") as one:
-        yield one
-
-
-@pytest.fixture
-def topics(chain: Mapping[str, str], site: Site) -> Iterator[Clinic]:
-    """Give topics of their own."""
-    with clinic_topics(chain["EMRSYNC_KAFKA_BOOTSTRAP_SERVERS"], site) as clinic:
-        yield clinic
-
-
-@pytest.fixture
-def world(
-    topics: Clinic,
-    urls: tuple[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-) -> Iterator[ReplayWorld]:
-    """Put outbox, topics and OpenEMR together."""
-    with replay_world(topics, urls, monkeypatch, capsys, tmp_path) as one:
         yield one
 
 

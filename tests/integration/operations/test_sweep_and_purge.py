@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -12,45 +10,15 @@ import sqlalchemy as sa
 from connectors.events import Event
 from connectors.outbox import Operation, sync_outbox
 from tests import clinic as made
-from tests.integration.consumer.openemr.sites import Site, installed_site
-from tests.integration.operations.letters import Clinic, clinic_topics
-from tests.integration.operations.replay_world import ReplayWorld, replay_world
-from tests.sources import source
-
-
-@pytest.fixture(scope="module")
-def site(openemr_admin_url: str) -> Iterator[Site]:
-    """Give a site that the tests share."""
-    with installed_site(openemr_admin_url, "8.2.0-dev") as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def urls(source_admin_url: str) -> Iterator[tuple[str, str]]:
-    """Give a source database that the tests share."""
-    with source(source_admin_url) as found:
-        yield found
+from tests.integration.consumer.openemr.sites import Site
+from tests.integration.operations.replay_world import ReplayWorld
 
 
 @pytest.fixture
-def topics(chain: Mapping[str, str], site: Site) -> Iterator[Clinic]:
-    """Give topics of their own."""
-    with clinic_topics(chain["EMRSYNC_KAFKA_BOOTSTRAP_SERVERS"], site) as clinic:
-        yield clinic
-
-
-@pytest.fixture
-def world(
-    topics: Clinic,
-    urls: tuple[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-) -> Iterator[ReplayWorld]:
-    """Put outbox, topics and OpenEMR together; the administrator of the source may purge."""
+def world(world: ReplayWorld, urls: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> ReplayWorld:
+    """Let the administrator of the source purge."""
     monkeypatch.setenv("EMRSYNC_SOURCE_ADMIN_URL", urls[0])
-    with replay_world(topics, urls, monkeypatch, capsys, tmp_path) as one:
-        yield one
+    return world
 
 
 def change(world: ReplayWorld, *events: Event, **values: object) -> None:

@@ -16,6 +16,14 @@ import sqlalchemy as sa
 TAKEN: Final = 1062
 LOST: Final = frozenset({1205, 1213})
 
+REPOINTED: Final = (
+    ("form_encounter", "pid"),
+    ("forms", "pid"),
+    ("procedure_order", "patient_id"),
+    ("prescriptions", "patient_id"),
+)
+"""What a merge gives to the other patient, by the column that names him."""
+
 
 @dataclasses.dataclass
 class Diary:
@@ -138,12 +146,7 @@ class Clerk:
         source, target = self._one(query), self._random.choice(self._own or [0])
         if source is None or not target:
             return
-        for table, column in (
-            ("form_encounter", "pid"),
-            ("forms", "pid"),
-            ("procedure_order", "patient_id"),
-            ("prescriptions", "patient_id"),
-        ):
+        for table, column in REPOINTED:
             self._run(f"UPDATE {table} SET {column} = %s WHERE {column} = %s", target, source)
         self._run("DELETE FROM patient_data WHERE pid = %s", source)
         self._diary.merged.append((source, target))

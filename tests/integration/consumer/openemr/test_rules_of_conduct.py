@@ -14,6 +14,7 @@ from consumer.outcome import Applied, ErrorClass, Failed, Waiting
 from consumer.ports import TransientError
 from tests import clinic
 from tests.acceptance import patient_shown
+from tests.integration.consumer.openemr.clerks import REPOINTED
 from tests.integration.consumer.openemr.sites import Fields, Site, at, event, key_of, medication
 
 LONG_AGO = at("2001-01-01")
@@ -173,12 +174,7 @@ def test_rule_16_a_deleted_patient_keeps_the_chart_and_loses_the_external_id(sit
 def remove_as_a_merge_does(site: Site, patient: Fields, into: Fields) -> None:
     """Delete a patient's row and give all he has to another."""
     source, target = site.of(patient)["pid"], site.of(into)["pid"]
-    for table, column in (
-        ("form_encounter", "pid"),
-        ("forms", "pid"),
-        ("procedure_order", "patient_id"),
-        ("prescriptions", "patient_id"),
-    ):
+    for table, column in REPOINTED:
         site.change(f"UPDATE {table} SET {column} = %s WHERE {column} = %s", target, source)
     site.change("DELETE FROM patient_data WHERE pid = %s", source)
 
