@@ -13,10 +13,12 @@ import sqlalchemy as sa
 
 from stack import Stack
 from tests.chaos.proxy import LOOPBACK, Proxy
-from tests.e2e.members import RUN, Member
+from tests.e2e.members import RETRY, RUN, Member, wait_for
 
 WAIT_S: Final = 86_400
 """A child's wait for its parent: longer than any outage, so that what was only held up is never called failed."""
+
+RETRIER_LIMIT_S: Final = 30.0
 
 _ACTION: Final = re.compile(r'"action": "(\w+)"')
 
@@ -90,7 +92,7 @@ class Arena:
 
 @contextlib.contextmanager
 def arena(stack: Stack, folder: Path, *, members: int = 2) -> Iterator[Arena]:
-    """Start members on the chain of a stack, which must be provisioned, and stop them at the end."""
+    """Start members and a retrier on the chain of a stack, which must be provisioned, and stop them at the end."""
     variables = stack.env()
     with contextlib.ExitStack() as held:
         openemr = held.enter_context(_proxy(variables["EMRSYNC_OPENEMR_URL"]))
@@ -107,8 +109,11 @@ def arena(stack: Stack, folder: Path, *, members: int = 2) -> Iterator[Arena]:
         held.callback(source_admin.dispose)
         group = Members(environment, folder)
         held.callback(group.close)
+        retrier = Member(environment, folder / "retrier.log", RETRY)
+        held.callback(retrier.close)
         for number in range(members):
             group.start(number)
+        wait_for(lambda: '"action": "retry_started"' in retrier.log, RETRIER_LIMIT_S, lambda: retrier.log)
         yield Arena(stack, variables, openemr, source, group, clerk, source_admin)
 
 
