@@ -183,9 +183,10 @@ def _sum(spent: Sequence[Samples], name: str) -> float:
 
 
 def _table(rounds: Sequence[Round]) -> Table:
-    table = Table(title=f"drain of {rounds[0].events:,} mixed events")
-    for heading in ("members", "events/s", "ratio to one", "deadlocks", "races", "lock waits", "apply + mark", "cores"):
-        table.add_column(heading, justify="left" if heading == "cores" else "right")
+    table = Table(title=f"drain of {rounds[0].events:,} mixed events; on the right, cores taken by each part")
+    parts = _grouped(rounds[0].cores)
+    for heading in ("members", "events/s", "ratio", "deadlocks", "races", "lock waits", "sessions", *parts):
+        table.add_column(heading, justify="right")
     for one in rounds:
         busy = (one.apply_s + one.mark_s) / one.seconds
         table.add_row(
@@ -194,9 +195,9 @@ def _table(rounds: Sequence[Round]) -> Table:
             f"{one.events_per_s / rounds[0].events_per_s:.2f}",
             str(one.deadlocks),
             str(one.races),
-            f"{one.lock_waits} in {one.lock_wait_s:.1f} s",
-            f"{busy:.1f} sessions",
-            ", ".join(f"{name} {share:.2f}" for name, share in _grouped(one.cores).items()),
+            f"{one.lock_waits}, {one.lock_wait_s:.1f} s",
+            f"{busy:.1f}",
+            *(f"{share:.2f}" for share in _grouped(one.cores).values()),
         )
     return table
 

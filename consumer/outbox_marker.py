@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import operator
 import random
 import time
 import uuid
@@ -81,10 +82,7 @@ class SqlOutboxMarker:
                 matched += _update(
                     connection, ids, {**values, "error_class": None, "error_message": None, "next_attempt_at": None}
                 )
-            for settlement in settlements:
-                if isinstance(settlement.outcome, Waiting):
-                    ids = [settlement.event.outbox_id]
-                    matched += _update(connection, ids, _waiting(settlement.outcome), unless=_OVERDUE)
+            matched += _mark_waiting(connection, settlements)
             failed = [one for one in settlements if isinstance(one.outcome, Failed)]
             if failed:
                 matched += self._mark_failed(connection, failed)
@@ -146,27 +144,32 @@ def _done_word(outcome: Outcome) -> str | None:
     assert_never(outcome)
 
 
-def _waiting(outcome: Waiting) -> Mapping[str, object]:
-    return {
+def _mark_waiting(connection: sa.Connection, settlements: Sequence[Settlement]) -> int:
+    """Name each row's parent, all rows in one call: when a backlog is drained, children by the thousand are early."""
+    told = [
+        {"waiting_id": one.event.outbox_id, "message": one.outcome.message}
+        for one in settlements
+        if isinstance(one.outcome, Waiting)
+    ]
+    if not told:
+        return 0
+    where = _OUTBOX.outbox_id == sa.bindparam("waiting_id"), _OUTBOX.status != Status.DONE.value, sa.not_(_OVERDUE)
+    values: dict[str, object] = {
         "status": Status.PROCESSING.value,
         "outcome": "waiting",
         "error_class": ErrorClass.PARENT_MISSING.value,
-        "error_message": outcome.message,
+        "error_message": sa.bindparam("message"),
         "next_attempt_at": None,
     }
+    told.sort(key=operator.itemgetter("waiting_id"))
+    return connection.execute(sa.update(sync_outbox).where(*where).values(values), told).rowcount
 
 
-def _update(
-    connection: sa.Connection,
-    ids: Sequence[uuid.UUID],
-    values: Mapping[str, object],
-    *,
-    unless: sa.ColumnElement[bool] = sa.false(),  # noqa: B008 - a constant
-) -> int:
+def _update(connection: sa.Connection, ids: Sequence[uuid.UUID], values: Mapping[str, object]) -> int:
     """Set columns of rows that are not done, and count them: a late mark never takes back what was reached."""
     matched = 0
     for chunk in chunks(ids):
-        where = one_of(connection, _OUTBOX.outbox_id, chunk), _OUTBOX.status != Status.DONE.value, sa.not_(unless)
+        where = one_of(connection, _OUTBOX.outbox_id, chunk), _OUTBOX.status != Status.DONE.value
         matched += connection.execute(sa.update(sync_outbox).where(*where).values(dict(values))).rowcount
     return matched
 
