@@ -31,6 +31,8 @@ class Members:
         self._folder = folder
         self._lives: list[list[Member]] = []
         self._ended: list[Member] = []
+        self._stopped: list[Member] = []
+        self._killed: list[Member] = []
 
     def start(self, number: int, module: Sequence[str] = RUN) -> Member:
         """Start a member, for the first time or again, and wait until it owns partitions."""
@@ -49,11 +51,18 @@ class Members:
         if victim.has_ended():
             self._ended.append(victim)
         victim.kill()
+        self._killed.append(victim)
+
+    def stop(self, number: int) -> None:
+        """Ask a member to finish its batch and leave, as a smaller scale and a rolling restart do."""
+        code, _ = self._lives[number][-1].terminate()
+        assert code == 0, self._lives[number][-1].log
+        self._stopped.append(self._lives[number][-1])
 
     @property
     def running(self) -> Sequence[Member]:
-        """The members that were started and not killed; also those that ended by themselves."""
-        return [lives[-1] for lives in self._lives]
+        """The members that were started, and neither stopped nor killed; also those that ended by themselves."""
+        return [lives[-1] for lives in self._lives if lives[-1] not in (*self._stopped, *self._killed)]
 
     def ended(self) -> Sequence[str]:
         """Give the logs' last lines of those that ended by themselves, which no outage may cause."""
