@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import dataclasses
 import datetime as dt
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import sqlalchemy as sa
@@ -17,12 +18,17 @@ from operations.connect import connect_client
 from tests.chaos.arena import Arena
 from tests.chaos.checker import Checker
 from tests.chaos.outage import load_for, watched
+from tests.e2e.members import wait_for
 
 EVENTS_PER_S: Final = 500.0
 CALM_S: Final = 15.0
 WINDOW_S: Final = 5.0
 BACK_MAX_S: Final = 15.0
 """From a change until a window begins that is normal and ends within this."""
+
+WARM_AGE_S: Final = 1.0
+WARM_LIMIT_S: Final = 180.0
+"""The load's first seconds do not count: they last until no unfinished row is older than WARM_AGE_S."""
 
 REST_S: Final = 25.0
 NORMAL_MIN_S: Final = 1.0
@@ -123,13 +129,6 @@ def worker_killed(arena: Arena) -> None:
     arena.stack.kill(name)
 
 
-def worker_back(arena: Arena) -> None:
-    """Start what is down of the workers."""
-    for one in arena.stack.status():
-        if one.name.startswith("connect-") and not one.pid:
-            arena.stack.start(one.name)
-
-
 def broker_restarted(arena: Arena) -> None:
     """Shut the broker down, and start it again."""
     arena.stack.stop("kafka")
@@ -142,9 +141,8 @@ CHANGES: Final = (
     member_killed,
     member_back,
     restarted,
-    worker_killed,
-    worker_back,
     broker_restarted,
+    worker_killed,
 )
 KILLS: Final = (member_killed, worker_killed)
 
@@ -159,9 +157,13 @@ def scale(arena: Arena, *, seed: int, report: Callable[[str], None], events_per_
     with watched(arena) as checker:
         begun_s, begun_at = time.monotonic(), _now(checker)
         spans: list[tuple[float, float]] = []
-        with load_for(arena, checker, events_per_s=events_per_s, seed=seed).running():
+        with _workers_back(arena), load_for(arena, checker, events_per_s=events_per_s, seed=seed).running():
+            time.sleep(WINDOW_S)
+            # Java processes that have just started are slow for their first thousands of events.
+            wait_for(lambda: checker.oldest_unfinished_s() < WARM_AGE_S, WARM_LIMIT_S, checker.statuses, interval_s=2)
             report(f"calm for {CALM_S:.0f} s")
             time.sleep(CALM_S)
+            calm_until_s = time.monotonic() - begun_s
             for change in CHANGES:
                 started_s = time.monotonic() - begun_s
                 change(arena)
@@ -172,7 +174,7 @@ def scale(arena: Arena, *, seed: int, report: Callable[[str], None], events_per_
         report("waiting for the last rows, and checking everything")
         checker.wait_at_rest(REST_LIMIT_S)
         latencies = Latencies(checker.rows(), begun_at)
-        calm_s = latencies.p99_s(CALM_S - 2 * WINDOW_S, CALM_S)
+        calm_s = latencies.p99_s(calm_until_s - 2 * WINDOW_S, calm_until_s)
         normal_s = max(NORMAL_MIN_S, NORMAL_FACTOR * calm_s)
         ends = [*(started for started, _ in spans[1:]), seconds]
         return Scaling(
@@ -191,6 +193,15 @@ def scale(arena: Arena, *, seed: int, report: Callable[[str], None], events_per_
             ended=arena.members.ended(),
             violations=checker.violations(at_rest=True, with_diary=True),
         )
+
+
+@contextlib.contextmanager
+def _workers_back(arena: Arena) -> Iterator[None]:
+    """Start the workers that were killed when the load is over: a Java process that starts takes what is measured."""
+    yield
+    for one in arena.stack.status():
+        if one.name.startswith("connect-") and not one.pid:
+            arena.stack.start(one.name)
 
 
 class Latencies:
