@@ -26,8 +26,20 @@ class Batch:
         """Forget what came from these partitions."""
         self._records = [one for one in self._records if one.place not in places]
         if self._reading is not None:
-            events = [(place, event) for place, event in self._reading.events if place not in places]
+            events = [(record, event) for record, event in self._reading.events if record.place not in places]
             self._reading = Reading(events, self._reading.unreadable)
+
+    def parts(self, records_max: int) -> Iterator[Batch]:
+        """Cut the batch into smaller ones; what was read stays read, and its dead letters go with the first."""
+        for start in range(0, len(self._records), records_max):
+            part = Batch(self._records[start : start + records_max])
+            if self._reading is not None:
+                own = {(one.place, one.offset) for one in part._records}
+                events = [
+                    (record, event) for record, event in self._reading.events if (record.place, record.offset) in own
+                ]
+                part._reading = Reading(events, () if start else self._reading.unreadable)
+            yield part
 
     @property
     def events(self) -> Sequence[Event]:

@@ -108,6 +108,7 @@ def wired(settings: ConsumerSettings, target: OpenEmrTarget, meters: Meters | No
         )
         limits = LoopLimits(
             records_max=settings.batch_records_max,
+            slow_s=settings.batch_slow_seconds,
             parent_wait=dt.timedelta(seconds=settings.parent_wait_seconds),
             dead_letters=DeadLetterLimits(
                 value_bytes_max=settings.record_bytes_max,

@@ -139,6 +139,9 @@ class ConsumerSettings(SettlingSettings):
     batch_records_max: Annotated[int, Field(ge=1, le=500)] = 500
     """Most events of one transaction."""
 
+    batch_slow_seconds: Annotated[float, Field(ge=0.05, le=60)] = 1.0
+    """A batch that takes longer in OpenEMR halves the next ones; fast ones double them again."""
+
     parent_wait_seconds: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0
     """How long an event waits for its parent before its row says failed; it is applied whenever the parent comes."""
 

@@ -105,12 +105,12 @@ class DeadLetterWindow:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Reading:
-    """What a batch of records holds, in their order, each event with the partition that it came from.
+    """What a batch of records holds, in their order, each event with the record that it came from.
 
     unreadable are the settlements of dead letters whose outbox row is known.
     """
 
-    events: Sequence[tuple[Place, Event]]
+    events: Sequence[tuple[Record, Event]]
     unreadable: Sequence[Settlement]
 
 
@@ -133,11 +133,11 @@ class RecordReader:
             TooManyDeadLettersError: nothing of these records was parked, and their partition is marked as given up.
             TransientError, MisconfiguredError: from the stream; the records' offsets must stay.
         """
-        found: list[tuple[Place, Event]] = []
+        found: list[tuple[Record, Event]] = []
         bad: list[tuple[Record, str]] = []
         for record in records:
             try:
-                found.append((record.place, self._decode(record)))
+                found.append((record, self._decode(record)))
             except EventError as error:
                 bad.append((record, str(error)))
         # Counted before any is parked: a batch of rubbish comes again at every start, and would be parked each time.

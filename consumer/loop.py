@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from connectors.events import EntityKey
-from consumer.apply import apply_events
+from consumer.applier import Applier
 from consumer.backoff import Backoff
 from consumer.batch import Batch, split
 from consumer.crash_points import Point, reached
@@ -31,6 +31,8 @@ class LoopLimits:
     """Bounds of the loop, with their reasons.
 
     records_max: more gains nothing (measured) and makes a batch's locks last longer.
+    slow_s: a batch that takes longer in OpenEMR halves the next ones, so that its locks are short and a stop is seen
+        soon also while OpenEMR is slow.
     bytes_max: keeps statements below max_allowed_packet whatever the payloads.
     poll_timeout_s: how late a stop request or the chores are seen on an idle topic.
     chores_interval_s: how often the waiting room is looked through without an event asking for it.
@@ -44,6 +46,7 @@ class LoopLimits:
     """
 
     records_max: int = 500
+    slow_s: float = 1.0
     bytes_max: int = 4_194_304
     poll_timeout_s: float = 0.5
     chores_interval_s: float = 1.0
@@ -84,6 +87,7 @@ class ConsumerLoop:
         self._marker = marker
         self._limits = limits
         self._clock = clock
+        self._applier = Applier(target, records_max=limits.records_max, slow_s=limits.slow_s, clock=clock)
         self._marks = MarkQueue(marker, executor, clock=clock, events_max=limits.unmarked_events_max)
         self._held: collections.deque[Batch] = collections.deque()
         self._backoff = Backoff()
@@ -135,7 +139,7 @@ class ConsumerLoop:
         self._stream.pause(paused=bool(self._held) or self._marks.is_full)
         look_again_s = self._backoff.left_s(self._clock()) if self._held else self._marks.look_again_s
         timeout_s = min(self._limits.poll_timeout_s, look_again_s)
-        records = self._stream.poll(records_max=self._limits.records_max, timeout_s=timeout_s)
+        records = self._stream.poll(records_max=self._applier.records_max, timeout_s=timeout_s)
         self._held += split(records, self._limits.bytes_max)
 
     def _try_first(self) -> bool:
@@ -144,6 +148,8 @@ class ConsumerLoop:
             self._settle(self._held[0])
         except TransientError as error:
             delay_s = self._backoff.failed(self._clock())
+            # What was too much for the target at once may go in parts, and must not be tried whole for ever.
+            self._held.extendleft(reversed([*self._held.popleft().parts(self._applier.records_max)]))
             reason, self._reason = self._reason, str(error)
             if reason is None or (isinstance(error, PausedError) and reason != str(error)):
                 _log.warning("partitions paused", action="paused", reason=str(error))
@@ -162,7 +168,7 @@ class ConsumerLoop:
         positions = batch.positions
         if not positions:
             return
-        settlements = apply_events(self._target, batch.events, positions, clock=self._clock)
+        settlements = self._applier.apply(batch.events, positions)
         self._marks.add(Unmarked([*settlements, *batch.unreadable], positions))
         _report(settlements)
         self._release(touched(settlements))

@@ -125,6 +125,7 @@ class MeteredStream:
 
     def poll(self, *, records_max: int, timeout_s: float) -> Sequence[Record]:
         """See ports.EventStream."""
+        self._metrics.polls(records_max)
         records = self._stream.poll(records_max=records_max, timeout_s=timeout_s)
         if records:
             self._metrics.polled(len(records))

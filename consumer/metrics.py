@@ -147,6 +147,11 @@ class StreamMetrics:
             buckets=BATCH_BUCKETS,
             registry=registry,
         )
+        self._batch_max = Gauge(
+            "emrsync_batch_records_max",
+            "Most records of the next batch; fewer while OpenEMR is slow.",
+            registry=registry,
+        )
         self._dead_letters = Counter(
             "emrsync_dead_letters", "Records parked because they were no events.", registry=registry
         )
@@ -166,6 +171,10 @@ class StreamMetrics:
             registry=registry,
         )  # fmt: skip
         self._shown: set[Place] = set()
+
+    def polls(self, records_max: int) -> None:
+        """Note how many records a poll may bring."""
+        self._batch_max.set(records_max)
 
     def polled(self, records: int) -> None:
         """Note how many records a poll brought."""
