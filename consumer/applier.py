@@ -9,6 +9,7 @@ from connectors.events import Event
 from consumer.apply import apply_events
 from consumer.batch_size import BatchSize
 from consumer.ports import Settlement, StreamPosition, Target, TransientError
+from consumer.prepare import Drafted
 
 
 class Applier:
@@ -24,7 +25,9 @@ class Applier:
         """The most records that the next batch may have."""
         return self._size.records
 
-    def apply(self, events: Sequence[Event], positions: Sequence[StreamPosition]) -> Sequence[Settlement]:
+    def apply(
+        self, events: Sequence[Event], positions: Sequence[StreamPosition], drafted: Drafted | None = None
+    ) -> Sequence[Settlement]:
         """Apply a batch as apply_events does.
 
         Raises:
@@ -32,7 +35,7 @@ class Applier:
         """
         began_at = self._clock()
         try:
-            settlements = apply_events(self._target, events, positions, clock=self._clock)
+            settlements = apply_events(self._target, events, positions, clock=self._clock, drafted=drafted)
         except TransientError:
             self._size.failed(len(events), self._since_s(began_at))
             raise

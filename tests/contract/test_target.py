@@ -14,18 +14,10 @@ import pytest
 from connectors.events import EntityKey, Event
 from connectors.outbox import EntityType, Operation
 from connectors.payloads import read_payload
+from consumer.drafting import Draft
 from consumer.openemr.target import OpenEmrTarget
 from consumer.outcome import Applied, ErrorClass, Failed, Stale, Waiting
-from consumer.ports import (
-    Change,
-    Draft,
-    Mapped,
-    RaceError,
-    RefusedError,
-    StreamPosition,
-    Target,
-    TargetTransaction,
-)
+from consumer.ports import Change, Mapped, RaceError, RefusedError, StreamPosition, Target, TargetTransaction
 from tests import clinic
 from tests.acceptance import encounter_shown, order_shown, patient_shown
 from tests.fakes import Clock, FakeOpenEmr, FakeTarget
