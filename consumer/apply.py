@@ -33,8 +33,8 @@ RACES_MAX: Final = 5
 DRAFTS_MAX: Final = 3
 """Times that a batch is drafted: OpenEMR's upgrade scripts change a table in several statements."""
 
-# Parents before children.
-_RANK: Final[Mapping[EntityType, int]] = {EntityType.PATIENT: 0, EntityType.ENCOUNTER: 1, EntityType.ORDER: 2}
+RANK: Final[Mapping[EntityType, int]] = {EntityType.PATIENT: 0, EntityType.ENCOUNTER: 1, EntityType.ORDER: 2}
+"""Parents before children."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def apply_events(
 
 def _order(one: Prepared) -> tuple[int, str, int]:
     key = one.event.key
-    return _RANK[key.entity_type], key.entity_id, one.event.seq
+    return RANK[key.entity_type], key.entity_id, one.event.seq
 
 
 def _apply_or_split(
@@ -204,10 +204,10 @@ def _write_all(
     """
     left: dict[EntityKey, Sequence[_Step]] = {}
     kept = {key: steps for key, steps in candidates.items() if steps[-1].draft is not None}
-    for entity_type in sorted(EntityType, key=_RANK.__getitem__):
+    for entity_type in sorted(EntityType, key=RANK.__getitem__):
         left |= _write(transaction, _of_type(kept, entity_type), mapped, outcomes)
     deleted = {key: steps for key, steps in candidates.items() if key not in kept}
-    for entity_type in sorted(EntityType, key=_RANK.__getitem__, reverse=True):
+    for entity_type in sorted(EntityType, key=RANK.__getitem__, reverse=True):
         left |= _write(transaction, _of_type(deleted, entity_type), mapped, outcomes)
     return left
 

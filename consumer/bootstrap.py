@@ -109,6 +109,7 @@ def wired(settings: ConsumerSettings, target: OpenEmrTarget, meters: Meters | No
         limits = LoopLimits(
             records_max=settings.batch_records_max,
             slow_s=settings.batch_slow_seconds,
+            lock_patience=dt.timedelta(seconds=settings.lock_patience_seconds),
             parent_wait=dt.timedelta(seconds=settings.parent_wait_seconds),
             dead_letters=DeadLetterLimits(
                 value_bytes_max=settings.record_bytes_max,

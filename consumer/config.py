@@ -142,6 +142,9 @@ class ConsumerSettings(SettlingSettings):
     batch_slow_seconds: Annotated[float, Field(ge=0.05, le=60)] = 1.0
     """A batch that takes longer in OpenEMR halves the next ones; fast ones double them again."""
 
+    lock_patience_seconds: Seconds = 10.0
+    """How long a batch waits for rows that somebody holds in OpenEMR before it leaves their events to the retrier."""
+
     parent_wait_seconds: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0
     """How long an event waits for its parent before its row says failed; it is applied whenever the parent comes."""
 

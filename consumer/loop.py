@@ -33,6 +33,8 @@ class LoopLimits:
     records_max: more gains nothing (measured) and makes a batch's locks last longer.
     slow_s: a batch that takes longer in OpenEMR halves the next ones, so that its locks are short and a stop is seen
         soon also while OpenEMR is slow.
+    lock_patience: how long a batch waits for rows that somebody holds in OpenEMR before it goes on without their
+        events; one usual wait for a lock, which most clerks' transactions do not last.
     bytes_max: keeps statements below max_allowed_packet whatever the payloads.
     poll_timeout_s: how late a stop request or the chores are seen on an idle topic.
     chores_interval_s: how often the waiting room is looked through without an event asking for it.
@@ -47,6 +49,7 @@ class LoopLimits:
 
     records_max: int = 500
     slow_s: float = 1.0
+    lock_patience: dt.timedelta = dt.timedelta(seconds=10)
     bytes_max: int = 4_194_304
     poll_timeout_s: float = 0.5
     chores_interval_s: float = 1.0
@@ -62,8 +65,9 @@ class LoopLimits:
             bound = getattr(self, field.name)
             if isinstance(bound, int | float) and bound <= 0:
                 raise ValueError(f"{field.name}: must be above 0")
-        if self.parent_wait <= dt.timedelta():
-            raise ValueError("parent_wait: must be above 0")
+        for name in ("parent_wait", "lock_patience"):
+            if getattr(self, name) <= dt.timedelta():
+                raise ValueError(f"{name}: must be above 0")
 
 
 LIMITS_DEFAULT: Final = LoopLimits()
@@ -87,7 +91,13 @@ class ConsumerLoop:
         self._marker = marker
         self._limits = limits
         self._clock = clock
-        self._applier = Applier(target, records_max=limits.records_max, slow_s=limits.slow_s, clock=clock)
+        self._applier = Applier(
+            target,
+            records_max=limits.records_max,
+            slow_s=limits.slow_s,
+            lock_patience=limits.lock_patience,
+            clock=clock,
+        )
         self._executor = executor
         self._marks = MarkQueue(marker, executor, clock=clock, events_max=limits.unmarked_events_max)
         self._held: collections.deque[Batch] = collections.deque()

@@ -54,6 +54,10 @@ class MeteredTarget:
         with self._metrics.applying(), self._target.transaction() as transaction:
             yield transaction
 
+    def lock_wait(self, seconds: int) -> contextlib.AbstractContextManager[None]:
+        """See ports.Target."""
+        return self._target.lock_wait(seconds)
+
     def releasable(self, limit: int, keys: Sequence[EntityKey] | None) -> Sequence[Event]:
         """See ports.Target."""
         with self._metrics.asking("openemr"):

@@ -21,6 +21,7 @@ class ErrorClass(enum.StrEnum):
     PARENT_MISSING = "parent_missing"  # the patient or encounter it belongs to did not arrive in time
     CONFLICT = "conflict"  # OpenEMR's side changed: the row vanished, or other rows hang on it
     NOT_VISIBLE = "not_visible"  # target fhir, and OpenEMR's FHIR API would not show the row
+    LOCKED = "locked"  # somebody holds its rows in OpenEMR's database, and the others of its batch went on
     INTERNAL = "internal"  # a fault of ours
 
 
@@ -30,6 +31,7 @@ class ErrorGroup(enum.StrEnum):
     REJECTED = "rejected"  # a correction in OpenEMR or a newer event cures it: a few attempts
     WAITING = "waiting"  # the parent's arrival cures it, by the waiting room: no attempts
     CONFLICT = "conflict"  # a person must decide which side is right: no attempts
+    BUSY = "busy"  # the end of somebody's transaction in OpenEMR cures it: tried until then, no attempt is charged
     OURS = "ours"  # an upgrade of emrsync cures it: more attempts, over a longer time
 
 
@@ -42,6 +44,7 @@ GROUPS: Final[Mapping[ErrorClass, ErrorGroup]] = {
     ErrorClass.NOT_VISIBLE: ErrorGroup.REJECTED,
     ErrorClass.PARENT_MISSING: ErrorGroup.WAITING,
     ErrorClass.CONFLICT: ErrorGroup.CONFLICT,
+    ErrorClass.LOCKED: ErrorGroup.BUSY,
     ErrorClass.INTERNAL: ErrorGroup.OURS,
 }
 """The group of every class; retry.RetryPolicy gives each group its attempts."""

@@ -26,6 +26,10 @@ class OutdatedError(TransientError):
     """The target is not as it was when the drafts were made; it has looked again, and new drafts may succeed."""
 
 
+class LockedError(TransientError):
+    """Somebody else holds a row or a table of OpenEMR's, for longer than was waited; everything was rolled back."""
+
+
 class PausedError(TransientError):
     """A person has paused the writing, or must accept a change first; the message names the command that ends it."""
 
@@ -147,10 +151,7 @@ class TargetTransaction(Protocol):
         """Write the ledger rows of settled events and the positions of the stream."""
 
     def park(self, waiting: Sequence[tuple[Event, Waiting]]) -> None:
-        """Keep events whose parent is missing.
-
-        An event kept before keeps the time since when it waits, and is reported overdue again.
-        """
+        """Keep events whose parent is missing; one kept before has waited since then, and is reported overdue again."""
 
     def commit(self) -> None:
         """Make all of it durable."""
@@ -165,12 +166,14 @@ class Target(Drafting, Protocol):
     def transaction(self) -> AbstractContextManager[TargetTransaction]:
         """Open a transaction; only one at a time."""
 
-    def releasable(self, limit: int, keys: Sequence[EntityKey] | None) -> Sequence[Event]:
-        """Return parked events whose parent has arrived, or whose entity has moved on (they settle as stale).
+    def lock_wait(self, seconds: int) -> AbstractContextManager[None]:
+        """Within the block, let statements wait so long for what somebody else holds, instead of the usual time."""
 
-        An event that was applied and not forgotten is among these, and settles as duplicate.
+    def releasable(self, limit: int, keys: Sequence[EntityKey] | None) -> Sequence[Event]:
+        """Return parked events whose parent has arrived or whose entity has moved on, in seq order, at most `limit`.
+
+        The latter settle as stale; one that was applied and not forgotten is among these, and settles as duplicate.
         keys: entities just written, or found missing, that parked events may wait for or belong to; None means any.
-        In seq order, at most `limit`.
         """
 
     def forget(self, outbox_ids: Sequence[uuid.UUID]) -> None:
@@ -265,9 +268,7 @@ class EventStream(Protocol):
         """
 
     def halt(self, topic: str, partition: int) -> None:
-        """Remember beside the group's offset of a partition that it was given up there, until the next commit.
-
-        The offset does not move.
+        """Remember beside a partition's offset, which stays, that it was given up there, until the next commit.
 
         Raises:
             TransientError: it could not be remembered.

@@ -11,6 +11,14 @@ from consumer.outcome import GROUPS, ErrorClass, ErrorGroup
 ATTEMPTS_MAX: Final = 100
 """More is a loop and no longer a retry."""
 
+BUSY_DELAY_S: Final = 5.0
+"""Bound of the delay for what somebody holds: he is at work, and his transaction may end at any moment."""
+
+
+def is_charged(error_class: ErrorClass) -> bool:
+    """Tell whether a failure of this class uses up an attempt; what somebody held up is no fault of the event."""
+    return GROUPS[error_class] is not ErrorGroup.BUSY
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
@@ -60,6 +68,8 @@ class RetryPolicy:
                 return self.attempts_ours
             case ErrorGroup.WAITING | ErrorGroup.CONFLICT:
                 return 1
+            case ErrorGroup.BUSY:
+                return ATTEMPTS_MAX
             case group:
                 assert_never(group)
 
@@ -80,7 +90,10 @@ class RetryPolicy:
 
         jitter is a random number from 0 to 1. The whole delay is random, so that rows that failed together do not
         come back together; the bound of the total time is the sum of the delays' bounds, and needs no memory.
+        What somebody holds is tried again until he lets it go, with half of the delay always kept.
         """
+        if not is_charged(error_class):
+            return now + dt.timedelta(seconds=BUSY_DELAY_S * (0.5 + jitter / 2))
         if attempts >= self.attempts_max(error_class):
             return None
         if sum(self.delay_bound_s(attempt) for attempt in range(1, attempts + 1)) > self.total_max_s:

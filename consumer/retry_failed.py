@@ -13,6 +13,7 @@ from typing import TypeAlias
 from consumer.crash_points import Point, reached
 from consumer.outcome import ErrorClass, Failed, Outcome
 from consumer.ports import FailedRow, FailedRows, MisconfiguredError, OutboxMarker, Target, TransientError
+from consumer.retry import is_charged
 from consumer.settle import settle_events
 
 
@@ -69,7 +70,12 @@ class StormBreaker:
         return frozenset(one for one, until in self._paused_until.items() if until > now)
 
     def see(self, row: FailedRow, outcome: Outcome, now: dt.datetime) -> ErrorClass | None:
-        """Count an outcome; return the class that it brings to a storm, which begins to count anew."""
+        """Count an outcome; return the class that it brings to a storm, which begins to count anew.
+
+        What is not charged uses no attempts up, and is no storm.
+        """
+        if isinstance(outcome, Failed) and not is_charged(outcome.error_class):
+            return None
         if not isinstance(outcome, Failed):
             if row.error_class is not None:
                 self._failed_at.pop(row.error_class, None)
@@ -168,7 +174,7 @@ def _retry(retrier: Retrier, taken: Sequence[FailedRow], tally: Tally) -> None:
     reached(Point.BEFORE_RETRY_SETTLE)
     try:
         settlements = settle_events(
-            retrier.target, retrier.marker, [one.event for one in taken], (), clock=retrier.clock
+            retrier.target, retrier.marker, [one.event for one in taken], (), clock=retrier.clock, around_locks=True
         )
     except (TransientError, MisconfiguredError, KeyboardInterrupt):
         # What hinders the giving back hinders no one for longer than the hold.

@@ -9,9 +9,10 @@ from typing import Final
 
 from connectors.events import EntityKey, Event
 from consumer.apply import apply_events
+from consumer.around_locks import apply_around_locks
 from consumer.crash_points import Point, reached
 from consumer.outcome import Applied, Duplicate, Stale, Waiting
-from consumer.ports import OutboxMarker, Settlement, StreamPosition, Target
+from consumer.ports import LockedError, OutboxMarker, Settlement, StreamPosition, Target
 
 RELEASE_EVENTS_MAX: Final = 500
 """Parked events taken up in one transaction."""
@@ -27,13 +28,19 @@ def settle_events(
     positions: Sequence[StreamPosition],
     *,
     clock: Callable[[], dt.datetime],
+    around_locks: bool = False,
 ) -> Sequence[Settlement]:
     """Apply events with the stream's positions and mark their rows, then settle whatever waited for them.
+
+    around_locks: events whose rows somebody holds fail as locked, and hold up no other.
 
     Raises:
         TransientError: from the target or the source; the same call may be repeated and loses nothing.
     """
-    settlements = apply_events(target, events, positions, clock=clock)
+    if around_locks:
+        settlements = apply_around_locks(target, events, positions, clock=clock, held_max=len(events))
+    else:
+        settlements = apply_events(target, events, positions, clock=clock)
     marker.mark(newest(settlements))
     keys = touched(settlements)
     released = release_parked(target, marker, keys, clock=clock) if keys else ()
@@ -58,7 +65,11 @@ def release_parked(
         events = target.releasable(RELEASE_EVENTS_MAX, keys)
         if not events:
             break
-        settled = apply_events(target, events, (), clock=clock)
+        try:
+            settled = apply_events(target, events, (), clock=clock)
+        except LockedError:
+            # What is set aside leaves the waiting room for the retrier.
+            settled = apply_around_locks(target, events, (), clock=clock)
         marker.mark(settled)
         settlements += settled
         leaving = [one.event.outbox_id for one in settled if not isinstance(one.outcome, Waiting)]

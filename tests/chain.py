@@ -82,12 +82,12 @@ def breakable_stack(chain: Mapping[str, str]) -> Iterator[Stack]:
 
 
 @contextlib.contextmanager
-def scratch_stack(report: Callable[[str], None]) -> Iterator[Stack]:
+def scratch_stack(report: Callable[[str], None], *, workers: int = 1) -> Iterator[Stack]:
     """Start a stack in a folder of its own, provision it, and leave nothing of it."""
     with tempfile.TemporaryDirectory(prefix="emrsync-test-") as folder:
         stack = Stack(Path(folder) / "stack", report=report)
         try:
-            stack.up()
+            stack.up(workers=workers)
             provision(OperationsSettings.of(stack.env()), Choices(openemr_version=OPENEMR_VERSION), report=report)
             yield stack
         finally:

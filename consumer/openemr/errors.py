@@ -10,7 +10,15 @@ from typing import Final
 import sqlalchemy as sa
 
 from consumer.outcome import ErrorClass, Failed
-from consumer.ports import MisconfiguredError, OutdatedError, PausedError, RaceError, RefusedError, TransientError
+from consumer.ports import (
+    LockedError,
+    MisconfiguredError,
+    OutdatedError,
+    PausedError,
+    RaceError,
+    RefusedError,
+    TransientError,
+)
 
 # Numbers of MariaDB's and MySQL's error catalogues, and of the client's.
 _TRANSIENT: Final = {
@@ -27,7 +35,6 @@ _TRANSIENT: Final = {
     1161: "network write time-out",
     1180: "commit failed",
     1203: "too many connections of this account",
-    1205: "rows or a table are locked by someone else",
     1226: "this account's limit is reached",
     1290: "server is read-only",
     1317: "query interrupted",
@@ -44,8 +51,10 @@ _TRANSIENT: Final = {
     3024: "statement time limit",
     4031: "server closed an idle connection",
 }
+_LOCKED: Final = 1205
 # Lost to another writer, member or clerk: the same transaction may win the next time.
 _CROSSED: Final = {
+    _LOCKED: "rows or a table are locked by someone else",
     1020: "a row changed under a snapshot",
     1213: "deadlock",
     1412: "a table was altered meanwhile",
@@ -106,7 +115,7 @@ def translated(ledger_schema: str) -> Iterator[None]:
     """Raise what the use cases know instead of the driver's errors; the cause is cut off, since it holds values.
 
     Raises:
-        TransientError, PausedError, RaceError, RefusedError, OutdatedError, MisconfiguredError.
+        TransientError, LockedError, PausedError, RaceError, RefusedError, OutdatedError, MisconfiguredError.
     """
     try:
         yield
@@ -123,7 +132,7 @@ def _meaning(error: sa.exc.DBAPIError, ledger_schema: str) -> Exception:
         return TransientError(f"OpenEMR's database: {_TRANSIENT.get(number, 'connection lost')} ({number})")
     column = _column(number, text)
     if number in _CROSSED:
-        return RaceError(f"OpenEMR's database: {_CROSSED[number]} ({number})")
+        return _crossed(number, table, ledger_schema)
     if number == _DUPLICATE and (table.startswith(f"{ledger_schema}.") or (table, column) in _RACED):
         return RaceError(f"{table}: another writer was first")
     if number in _REFUSED:
@@ -135,6 +144,15 @@ def _meaning(error: sa.exc.DBAPIError, ledger_schema: str) -> Exception:
             return RaceError(f"{where}: another writer was first", failure)
         return RefusedError(failure.error_class, failure.message)
     return _of_the_site(number, table, ledger_schema)
+
+
+def _crossed(number: int, table: str, ledger_schema: str) -> Exception:
+    """Tell who was in the way: a lock that lasts is no race."""
+    message = f"OpenEMR's database: {_CROSSED[number]} ({number})"
+    if number != _LOCKED:
+        return RaceError(message)
+    # Who begins maintenance waits for the last batch, and all that come after him wait for the same row.
+    return TransientError(message) if table == f"{ledger_schema}.site_state" else LockedError(message)
 
 
 def _of_the_site(number: int, table: str, ledger_schema: str) -> Exception:

@@ -7,7 +7,7 @@ import datetime as dt
 import random
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import sqlalchemy as sa
 
@@ -86,6 +86,10 @@ class RehearsalTarget:
         """Open a transaction that is rolled back whatever it is told."""
         with self._target.transaction() as real:
             yield _RehearsedTransaction(real, self._differences)
+
+    def lock_wait(self, seconds: int) -> AbstractContextManager[None]:
+        """See ports.Target."""
+        return self._target.lock_wait(seconds)
 
     def known(self, outbox_ids: Sequence[bytes]) -> frozenset[bytes]:
         """See OpenEmrTarget.known."""

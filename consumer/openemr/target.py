@@ -20,7 +20,7 @@ from consumer.openemr.gate import FIRST_START, accept, admitted
 from consumer.openemr.identifiers import Numbers
 from consumer.openemr.ledger import Ledger, Lock
 from consumer.openemr.packet import Packet
-from consumer.openemr.session import utc_offset
+from consumer.openemr.session import LOCK_WAIT_TIMEOUT_S, utc_offset
 from consumer.openemr.shape import read_shape
 from consumer.openemr.site import Site, SiteChoices, read_site
 from consumer.openemr.tables import Tables
@@ -57,6 +57,7 @@ class OpenEmrTarget:
         self._ledger_schema = ledger_schema
         self._choices = choices
         self._ledger = Ledger(ledger_schema, group_id)
+        self._lock_wait_s = LOCK_WAIT_TIMEOUT_S
         with translated(ledger_schema):
             self._connection = engine.connect()
             self._packet = Packet(self._connection)
@@ -98,7 +99,7 @@ class OpenEmrTarget:
         with translated(self._ledger_schema):
             self._refresh(SITE_MAX_AGE_S)
         with self._reading_again(), translated(self._ledger_schema), self._connection.begin() as transaction:
-            self._set_time_zone()
+            self._set_session()
             writer = Writer(self._connection, self._ledger, self._numbers, self._tables.by_kind())
             self._packet.open(transaction)
             self._packet.add(self._tables.sentry)
@@ -108,6 +109,15 @@ class OpenEmrTarget:
                 self._packet.discard()
             if transaction.is_active:
                 transaction.rollback()
+
+    @contextmanager
+    def lock_wait(self, seconds: int) -> Iterator[None]:
+        """See ports.Target; the session is told at the next transaction."""
+        before, self._lock_wait_s = self._lock_wait_s, seconds
+        try:
+            yield
+        finally:
+            self._lock_wait_s = before
 
     def known(self, outbox_ids: Sequence[bytes]) -> frozenset[bytes]:
         """Return those of the events (16 bytes each) that the ledger has settled, as committed; nothing is locked."""
@@ -200,10 +210,17 @@ class OpenEmrTarget:
             raise MisconfiguredError(str(error)) from None
         return Tables.of(site, shape, self._ledger_schema)
 
-    def _set_time_zone(self) -> None:
+    def _set_session(self) -> None:
+        # info belongs to the session: a lost connection's successor begins in the server's zone, with the usual waits.
+        info = self._connection.info
         # ON UPDATE columns take the session's zone, and the site's offset changes twice a year.
         offset = utc_offset(self.site.zone, dt.datetime.now(dt.UTC))
-        # info belongs to the session: a lost connection's successor begins in the server's zone.
-        if self._connection.info.get("time_zone") != offset:
+        if info.get("time_zone") != offset:
             self._connection.exec_driver_sql("SET time_zone = %s", (offset,))
-            self._connection.info["time_zone"] = offset
+            info["time_zone"] = offset
+        wait_s = self._lock_wait_s
+        if info.get("lock_wait_s", LOCK_WAIT_TIMEOUT_S) != wait_s:
+            self._connection.exec_driver_sql(
+                "SET innodb_lock_wait_timeout = %s, lock_wait_timeout = %s", (wait_s, wait_s)
+            )
+            info["lock_wait_s"] = wait_s

@@ -1,4 +1,4 @@
-"""`make chaos`: a soak of all faults, or each outage alone, on servers of its own; prints and keeps a report."""
+"""`make chaos`: a soak of all faults, each outage alone, or the group's scaling; prints and keeps a report."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tests.chain import scratch_stack
 from tests.chaos.arena import Arena, arena
 from tests.chaos.faults import FAULTS
 from tests.chaos.outage import Outage, endure
+from tests.chaos.scaling import Scaling, scale
 from tests.chaos.soak import Soak, soak
 
 
@@ -30,6 +31,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="the same seed injects the same faults in the same order")
     parser.add_argument("--seconds", type=float, default=600.0, help="length of the soak")
     parser.add_argument("--outages", action="store_true", help="instead of the soak: every fault alone, under load")
+    parser.add_argument("--scaling", action="store_true", help="instead of the soak: scale and restart the group")
     parser.add_argument("--hold-s", type=float, default=60.0, help="length of each outage")
     parser.add_argument("--home", type=Path, help="a provisioned stack that is up, and is left up; else one is made")
     parser.add_argument("--output", type=Path, default=Path("bench-results"), help="folder for the JSON file")
@@ -38,11 +40,16 @@ def main() -> int:
         # Also where a shell has its background jobs ignore it: everything that was started is stopped.
         signal.signal(number, signal.default_int_handler)
     console = Console()
-    with _arena(chosen.home, console) as opened:
-        if chosen.outages:
+    with _arena(chosen.home, console, scaling=chosen.scaling) as opened:
+        if chosen.scaling:
+            scaled = scale(opened, seed=chosen.seed, report=console.print)
+            console.print(_scaling_table(scaled))
+            figures: object = dataclasses.asdict(scaled)
+            complaints, name = scaled.complaints(), "scaling"
+        elif chosen.outages:
             outages = {name: _endure(opened, name, chosen.hold_s, console) for name in FAULTS}
             console.print(_outage_table(outages))
-            figures: object = {name: dataclasses.asdict(one) for name, one in outages.items()}
+            figures = {name: dataclasses.asdict(one) for name, one in outages.items()}
             complaints = [f"{name}: {one}" for name, found in outages.items() for one in found.complaints()]
             name = "outages"
         else:
@@ -59,15 +66,17 @@ def main() -> int:
 
 
 @contextmanager
-def _arena(home: Path | None, console: Console) -> Iterator[Arena]:
+def _arena(home: Path | None, console: Console, *, scaling: bool) -> Iterator[Arena]:
+    # Scaling begins with one member, and takes one of two Connect workers away.
+    members, workers = (1, 2) if scaling else (2, 1)
     with tempfile.TemporaryDirectory(prefix="emrsync-chaos-") as folder:
         if home is not None:
-            with arena(Stack(home), Path(folder)) as opened:
+            with arena(Stack(home), Path(folder), members=members) as opened:
                 yield opened
             return
         with (
-            scratch_stack(lambda line: console.print(line, style="dim")) as stack,
-            arena(stack, Path(folder)) as opened,
+            scratch_stack(lambda line: console.print(line, style="dim"), workers=workers) as stack,
+            arena(stack, Path(folder), members=members) as opened,
         ):
             yield opened
 
@@ -84,6 +93,17 @@ def _outage_table(outages: dict[str, Outage]) -> Table:
     for name, one in outages.items():
         cells = (one.events, one.commits_meanwhile, one.charged, one.reassigned, len(one.complaints()))
         table.add_row(name, f"{one.outage_s:.1f}", f"{one.recovery_s:.1f}", *(str(cell) for cell in cells))
+    return table
+
+
+def _scaling_table(done: Scaling) -> Table:
+    title = f"{done.events_per_s:.0f} events/s; p99 {done.p99_calm_s * 1_000:.0f} ms before the first change"
+    table = Table(title=title)
+    for heading in ("change", "took s", "p99 normal again after s", "worst p99 of 5 s, in s"):
+        table.add_column(heading, justify="left" if heading == "change" else "right")
+    for one in done.steps:
+        back = "never" if one.back_s is None else f"{one.back_s:.1f}"
+        table.add_row(one.name, f"{one.ended_s - one.begun_s:.1f}", back, f"{one.p99_worst_s:.2f}")
     return table
 
 

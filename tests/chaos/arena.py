@@ -13,10 +13,12 @@ import sqlalchemy as sa
 
 from stack import Stack
 from tests.chaos.proxy import LOOPBACK, Proxy
-from tests.e2e.members import RUN, Member
+from tests.e2e.members import RETRY, RUN, Member, wait_for
 
 WAIT_S: Final = 86_400
 """A child's wait for its parent: longer than any outage, so that what was only held up is never called failed."""
+
+RETRIER_LIMIT_S: Final = 30.0
 
 _ACTION: Final = re.compile(r'"action": "(\w+)"')
 
@@ -29,6 +31,8 @@ class Members:
         self._folder = folder
         self._lives: list[list[Member]] = []
         self._ended: list[Member] = []
+        self._stopped: list[Member] = []
+        self._killed: list[Member] = []
 
     def start(self, number: int, module: Sequence[str] = RUN) -> Member:
         """Start a member, for the first time or again, and wait until it owns partitions."""
@@ -47,11 +51,18 @@ class Members:
         if victim.has_ended():
             self._ended.append(victim)
         victim.kill()
+        self._killed.append(victim)
+
+    def stop(self, number: int) -> None:
+        """Ask a member to finish its batch and leave, as a smaller scale and a rolling restart do."""
+        code, _ = self._lives[number][-1].terminate()
+        assert code == 0, self._lives[number][-1].log
+        self._stopped.append(self._lives[number][-1])
 
     @property
     def running(self) -> Sequence[Member]:
-        """The members that were started and not killed; also those that ended by themselves."""
-        return [lives[-1] for lives in self._lives]
+        """The members that were started, and neither stopped nor killed; also those that ended by themselves."""
+        return [lives[-1] for lives in self._lives if lives[-1] not in (*self._stopped, *self._killed)]
 
     def ended(self) -> Sequence[str]:
         """Give the logs' last lines of those that ended by themselves, which no outage may cause."""
@@ -90,7 +101,7 @@ class Arena:
 
 @contextlib.contextmanager
 def arena(stack: Stack, folder: Path, *, members: int = 2) -> Iterator[Arena]:
-    """Start members on the chain of a stack, which must be provisioned, and stop them at the end."""
+    """Start members and a retrier on the chain of a stack, which must be provisioned, and stop them at the end."""
     variables = stack.env()
     with contextlib.ExitStack() as held:
         openemr = held.enter_context(_proxy(variables["EMRSYNC_OPENEMR_URL"]))
@@ -107,8 +118,11 @@ def arena(stack: Stack, folder: Path, *, members: int = 2) -> Iterator[Arena]:
         held.callback(source_admin.dispose)
         group = Members(environment, folder)
         held.callback(group.close)
+        retrier = Member(environment, folder / "retrier.log", RETRY)
+        held.callback(retrier.close)
         for number in range(members):
             group.start(number)
+        wait_for(lambda: '"action": "retry_started"' in retrier.log, RETRIER_LIMIT_S, lambda: retrier.log)
         yield Arena(stack, variables, openemr, source, group, clerk, source_admin)
 
 

@@ -25,6 +25,8 @@ TOLD_MAX: Final = 20
 
 Place = tuple[str, int]
 
+_UNFINISHED: Final = "(status NOT IN ('done', 'failed') OR error_class = 'locked')"
+
 _EVENTS: Final = sa.text(
     "SELECT outbox_id, entity_type, entity_id, operation, target_system, seq, payload_version, created_at, "
     "payload::text AS payload, status, outcome, retry_count, processed_at, error_class, error_message "
@@ -55,8 +57,8 @@ class Checker:
             return list(connection.execute(_EVENTS, {"after": self.after}).mappings())
 
     def unfinished(self) -> int:
-        """Count the rows that are neither done nor failed."""
-        sql = sa.text("SELECT count(*) FROM sync_outbox WHERE seq > :after AND status NOT IN ('done', 'failed')")
+        """Count the rows that are neither done nor failed for a reason of their own."""
+        sql = sa.text(f"SELECT count(*) FROM sync_outbox WHERE seq > :after AND {_UNFINISHED}")
         with self.source.connect() as connection:
             return int(connection.execute(sql, {"after": self.after}).scalar_one())
 
@@ -70,10 +72,10 @@ class Checker:
             return {str(name): int(count) for name, count in connection.execute(sql, {"after": self.after})}
 
     def oldest_unfinished_s(self) -> float:
-        """Tell the age of the oldest row that is neither done nor failed, 0 if there is none."""
+        """Tell the age of the oldest of the unfinished rows, 0 if there is none."""
         sql = sa.text(
             "SELECT COALESCE(EXTRACT(EPOCH FROM clock_timestamp() - min(created_at)), 0) FROM sync_outbox "
-            "WHERE seq > :after AND status NOT IN ('done', 'failed')"
+            f"WHERE seq > :after AND {_UNFINISHED}"
         )
         with self.source.connect() as connection:
             return float(connection.execute(sql, {"after": self.after}).scalar_one())

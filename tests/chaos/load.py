@@ -44,6 +44,8 @@ class Writer:
         self._next = first_number
         self._chance = chance
         self._revisions: dict[tuple[EntityType, int], int] = {}
+        # Its keys in their order: making the list anew for each row takes longer than the row.
+        self._known: list[tuple[EntityType, int]] = []
         self._new: list[int] = []
 
     def forget_new(self) -> None:
@@ -51,6 +53,7 @@ class Writer:
         for number in self._new:
             for entity_type in EntityType:
                 del self._revisions[entity_type, number]
+        self._known = list(self._revisions)
 
     def transaction(self) -> list[Row]:
         """Give the rows of one transaction; every one of an entity has a higher revision than the one before."""
@@ -62,7 +65,7 @@ class Writer:
                 self._new.append(number)
                 rows += [self._row(entity_type, number, Operation.CREATE) for entity_type in EntityType]
             else:
-                entity_type, number = self._chance.choice(list(self._revisions))
+                entity_type, number = self._chance.choice(self._known)
                 # An order that was deleted comes back with its next update.
                 gone = entity_type is EntityType.ORDER and self._chance.random() < _DELETED
                 rows.append(self._row(entity_type, number, Operation.DELETE if gone else Operation.UPDATE))
@@ -70,6 +73,8 @@ class Writer:
 
     def _row(self, entity_type: EntityType, number: int, operation: Operation) -> Row:
         revision = self._revisions[entity_type, number] = self._revisions.get((entity_type, number), -1) + 1
+        if revision == 0:
+            self._known.append((entity_type, number))
         match entity_type:
             case EntityType.PATIENT:
                 return Row(entity_type, operation, patient(number, revision))

@@ -71,6 +71,16 @@ def watched(arena: Arena) -> Iterator[Checker]:
         yield checker
 
 
+def load_for(arena: Arena, checker: Checker, *, events_per_s: float, seed: int) -> Load:
+    """Give a load about patients that no earlier run on the same chain was about."""
+    return Load(
+        arena.variables["EMRSYNC_APP_URL"],
+        events_per_s=events_per_s,
+        seed=seed,
+        first_number=FIRST_NUMBER + checker.after,
+    )
+
+
 def endure(arena: Arena, fault: Fault, hold_s: float, *, seed: int = 1) -> Outage:
     """Inject a fault under load, let the load go on for a while, and wait until all is done.
 
@@ -78,13 +88,7 @@ def endure(arena: Arena, fault: Fault, hold_s: float, *, seed: int = 1) -> Outag
         AssertionError: the chain did not recover, or rows were left over.
     """
     with watched(arena) as checker:
-        load = Load(
-            arena.variables["EMRSYNC_APP_URL"],
-            events_per_s=EVENTS_PER_S,
-            seed=seed,
-            first_number=FIRST_NUMBER + checker.after,
-        )
-        with load.running() as written:
+        with load_for(arena, checker, events_per_s=EVENTS_PER_S, seed=seed).running() as written:
             time.sleep(CALM_S)
             assigned = arena.members.count("assigned")
             begun_s = time.monotonic()

@@ -320,6 +320,51 @@ def test_a_failure_is_charged_once_however_often_it_is_marked(
     assert {**before, **changed} == mark(system, one, outcome, LATER)
 
 
+LOCKED = Failed(ErrorClass.LOCKED, "its rows are locked by someone else")
+
+
+def test_an_event_whose_rows_somebody_holds_is_tried_again_soon_and_never_charged(system: System) -> None:
+    """However often a retrier meets the lock; what it fails with afterwards is its first attempt."""
+    [one] = written(system)
+
+    for at in (NOON, LATER):
+        assert {
+            "status": "failed",
+            "outcome": "failed",
+            "retry_count": 0,
+            "next_attempt_at": at + dt.timedelta(seconds=5),
+            "error_class": "locked",
+            "error_message": "its rows are locked by someone else",
+            "processed_at": None,
+        } == mark(system, one, LOCKED, at)
+        system.hold(one)
+    mark(system, one, LOCKED)
+    assert ("refused", 1) == _class_and_attempts(mark(system, one, FAILED))
+
+
+def test_a_lock_tells_nothing_new_of_an_event_that_has_failed_in_its_own_right(system: System) -> None:
+    """Its event came again; when it is tried the next time stands in its row."""
+    [one] = written(system)
+    before = mark(system, one, FAILED)
+    assert before == mark(system, one, LOCKED, LATER)
+
+    system.hold(one)
+    assert ("locked", 1) == _class_and_attempts(mark(system, one, LOCKED, LATER))
+
+
+def test_an_overdue_event_whose_parent_came_and_whose_rows_are_held_is_tried_again(system: System) -> None:
+    """It has left the waiting room."""
+    [one] = written(system)
+    mark(system, one, Waiting(PARENT).given_up())
+
+    row = mark(system, one, LOCKED)
+    assert ("locked", NOON + dt.timedelta(seconds=5)) == (row["error_class"], row["next_attempt_at"])
+
+
+def _class_and_attempts(row: Columns) -> tuple[str, int]:
+    return row["error_class"], row["retry_count"]
+
+
 def test_an_overdue_event_goes_on_saying_so_and_its_first_attempt_is_charged(system: System) -> None:
     """Its event may come again, and its parent at last, when it may fail in its own right."""
     [one] = written(system)

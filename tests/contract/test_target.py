@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
@@ -17,7 +18,16 @@ from connectors.payloads import read_payload
 from consumer.drafting import Draft
 from consumer.openemr.target import OpenEmrTarget
 from consumer.outcome import Applied, ErrorClass, Failed, Stale, Waiting
-from consumer.ports import Change, Mapped, RaceError, RefusedError, StreamPosition, Target, TargetTransaction
+from consumer.ports import (
+    Change,
+    LockedError,
+    Mapped,
+    RaceError,
+    RefusedError,
+    StreamPosition,
+    Target,
+    TargetTransaction,
+)
 from tests import clinic
 from tests.acceptance import encounter_shown, order_shown, patient_shown
 from tests.fakes import Clock, FakeOpenEmr, FakeTarget
@@ -39,6 +49,7 @@ class System(Protocol):
     def shows(self, key: EntityKey) -> bool: ...  # noqa: D102
     def position(self, topic: str, partition: int) -> int | None: ...  # noqa: D102
     def refuse(self, key: EntityKey) -> None: ...  # noqa: D102
+    def held(self, key: EntityKey) -> contextlib.AbstractContextManager[None]: ...  # noqa: D102
     def now(self) -> dt.datetime: ...  # noqa: D102
 
 
@@ -65,6 +76,13 @@ class FakeSystem:
     def refuse(self, key: EntityKey) -> None:
         """Let the database refuse the entity's row."""
         self._openemr.refused.add(key)
+
+    @contextlib.contextmanager
+    def held(self, key: EntityKey) -> Iterator[None]:
+        """Hold an entity's row for the time of a block."""
+        self._openemr.locked.add(key)
+        yield
+        self._openemr.locked.remove(key)
 
     def now(self) -> dt.datetime:
         """Give an instant after all that was done."""
@@ -109,6 +127,16 @@ class RealSystem:
     def refuse(self, key: EntityKey) -> None:
         """Let the trigger of the site refuse the patient."""
         self._site.change("INSERT INTO refused_id VALUES (%s)", key.entity_id)
+
+    @contextlib.contextmanager
+    def held(self, key: EntityKey) -> Iterator[None]:
+        """Hold a patient's row, as a clerk's transaction does."""
+        with self._site.clerk.engine.connect() as clerk:
+            known = f"SELECT local_id FROM {self._site.ledger}.entity_map WHERE entity_id = %s"
+            [pid] = clerk.exec_driver_sql(known, (key.entity_id,)).one()
+            clerk.exec_driver_sql(f"SELECT id FROM {self._site.database}.patient_data WHERE pid = {pid} FOR UPDATE")
+            yield
+            clerk.rollback()
 
     def now(self) -> dt.datetime:
         """Give an instant after all that was done."""
@@ -187,6 +215,23 @@ def test_what_is_committed_is_there(system: System) -> None:
     assert system.shows(created.key)
     with system.other_target().transaction() as transaction:
         assert {created.outbox_id} == transaction.settled([created.outbox_id, uuid.uuid4()])
+
+
+def test_a_row_that_somebody_holds_ends_the_transaction_when_the_wait_is_over(system: System) -> None:
+    """Everything of it is rolled back; after the release the same is done. The wait is as long as was asked for."""
+    fields = clinic.patient()
+    write(system.target, event(fields))
+    changed, other = event({**fields, "given_name": "Grace"}, Operation.UPDATE), event(clinic.patient())
+    with system.held(changed.key):
+        begun_s = time.monotonic()
+        with system.target.lock_wait(1), pytest.raises(LockedError):
+            write(system.target, other, changed)
+        assert time.monotonic() - begun_s < 8
+        assert found(system.target, other.key) is None
+        with system.target.lock_wait(1):
+            assert {other.key: Applied()} == write(system.target, other)
+
+    assert {changed.key: Applied()} == write(system.target, changed)
 
 
 def test_a_transaction_left_without_commit_rolls_back(system: System) -> None:

@@ -18,6 +18,7 @@ PROBE_INTERVAL_S: Final = 0.05
 
 
 RUN: Final = ("operations", "consumer", "run")
+RETRY: Final = ("operations", "retry", "run")
 
 
 class Member:

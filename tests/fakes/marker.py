@@ -76,11 +76,14 @@ def _mark(row: FakeRow, settlement: Settlement, jitter: float) -> None:
                 row.status, row.outcome, row.next_attempt_at = "processing", "waiting", None
                 row.error_class, row.error_message = "parent_missing", outcome.message
         case Failed() as outcome:
-            charged = row.status != "failed" or (overdue and outcome.error_class is not ErrorClass.PARENT_MISSING)
+            another = row.error_class in {"parent_missing", "locked"} and row.error_class != outcome.error_class.value
+            told = row.status == "failed" and not another
+            if told and outcome.error_class is ErrorClass.LOCKED:
+                return
             row.error_class, row.error_message = outcome.error_class.value, outcome.message
-            if charged:
+            if not told:
                 row.status, row.outcome = "failed", "failed"
-                row.retry_count += 1
+                row.retry_count += outcome.error_class is not ErrorClass.LOCKED
                 row.next_attempt_at = RetryPolicy().next_attempt_at(
                     outcome.error_class, now=settlement.settled_at, attempts=row.retry_count, jitter=jitter
                 )

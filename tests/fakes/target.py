@@ -14,10 +14,12 @@ from connectors.outbox import EntityType
 from connectors.payloads import AnyPayload, DiagnosticOrderV1, EncounterV1, MedicationOrderV1, PatientV1
 from consumer.drafting import Draft, Drafting
 from consumer.outcome import Applied, ErrorClass, Failed, Stale, Waiting
-from consumer.ports import Change, Mapped, RaceError, RefusedError, StreamPosition
+from consumer.ports import Change, LockedError, Mapped, RaceError, RefusedError, StreamPosition
 from tests.fakes.faults import Faults
 
 GIVEN_NAME_CHARACTERS_MAX = 255
+
+LOCK_WAIT_S = 10
 
 
 @dataclasses.dataclass
@@ -35,6 +37,7 @@ class FakeOpenEmr:
     """What is committed: OpenEMR's rows (digests of payloads), and the ledger.
 
     effects: the seqs that were written to each row, in order; refused: entities whose rows the database refuses;
+    locked: entities whose rows somebody holds; on_wait: told how many seconds were waited for one in vain;
     on_write: told of each event that is written, committed or not.
     """
 
@@ -46,6 +49,8 @@ class FakeOpenEmr:
     positions: dict[tuple[str, int], int] = dataclasses.field(default_factory=dict)
     effects: dict[EntityKey, list[int]] = dataclasses.field(default_factory=dict)
     refused: set[EntityKey] = dataclasses.field(default_factory=set)
+    locked: set[EntityKey] = dataclasses.field(default_factory=set)
+    on_wait: Callable[[int], object] = lambda _seconds: None
     on_write: Callable[[Event], object] = lambda _event: None
 
     def become(self, other: FakeOpenEmr) -> None:
@@ -64,6 +69,8 @@ class FakeOpenEmr:
             positions=dict(self.positions),
             effects={key: list(seqs) for key, seqs in self.effects.items()},
             refused=self.refused,
+            locked=self.locked,
+            on_wait=self.on_wait,
             on_write=self.on_write,
         )
 
@@ -82,6 +89,7 @@ class FakeTarget:
         self._database = database
         self._faults = faults or Faults()
         self._open = False
+        self._lock_wait_s = LOCK_WAIT_S
 
     def draft(self, event: Event, payload: AnyPayload) -> Draft | Failed:  # noqa: ARG002 - the Protocol's
         """See ports.Target; the fake's one rule is the width of given_name."""
@@ -108,9 +116,18 @@ class FakeTarget:
         self._open = True
         try:
             self._faults.at("target.begin")
-            yield FakeTransaction(self._database, self._faults)
+            yield FakeTransaction(self._database, self._faults, self._lock_wait_s)
         finally:
             self._open = False
+
+    @contextmanager
+    def lock_wait(self, seconds: int) -> Iterator[None]:
+        """See ports.Target; a lock of the fake costs the waits that were asked for."""
+        before, self._lock_wait_s = self._lock_wait_s, seconds
+        try:
+            yield
+        finally:
+            self._lock_wait_s = before
 
     def releasable(self, limit: int, keys: Sequence[EntityKey] | None) -> Sequence[Event]:
         """See ports.Target."""
@@ -148,7 +165,8 @@ class FakeTarget:
 class FakeTransaction:
     """A TargetTransaction on a copy, which becomes the database at commit."""
 
-    def __init__(self, database: FakeOpenEmr, faults: Faults) -> None:
+    def __init__(self, database: FakeOpenEmr, faults: Faults, lock_wait_s: int) -> None:
+        self._lock_wait_s = lock_wait_s
         self._committed = database
         self._faults = faults
         self._own = database.copied()
@@ -174,6 +192,9 @@ class FakeTransaction:
 
     def _write(self, change: Change) -> Applied | Failed:
         event, key = change.event, change.event.key
+        if key in self._own.locked:
+            self._own.on_wait(self._lock_wait_s)
+            raise LockedError("rows are locked by someone else")
         if key in self._own.refused:
             raise RefusedError(ErrorClass.REFUSED, f"{key.entity_type}: is out of range")
         if change.mapped is None and key in self._own.mapped:

@@ -84,6 +84,10 @@ class GatedTarget:
             yield gated
         self.after_commit()
 
+    def lock_wait(self, seconds: int) -> contextlib.AbstractContextManager[None]:
+        """See ports.Target."""
+        return self._target.lock_wait(seconds)
+
     def releasable(self, limit: int, keys: Sequence[EntityKey] | None) -> Sequence[Event]:
         """See ports.Target."""
         return self._target.releasable(limit, keys)

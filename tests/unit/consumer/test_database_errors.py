@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from consumer.openemr.errors import translated
 from consumer.outcome import ErrorClass, Failed
-from consumer.ports import MisconfiguredError, OutdatedError, RaceError, RefusedError, TransientError
+from consumer.ports import LockedError, MisconfiguredError, OutdatedError, RaceError, RefusedError, TransientError
 from tests.clinic import FAMILY_NAME as NAME
 
 PATIENT = "INSERT INTO patient_data (`pid`, `lname`) VALUES (%s, %s) "
@@ -151,6 +151,14 @@ def test_an_outage_decides_nothing_about_an_event(number: int) -> None:
 
     assert isinstance(error, TransientError)
     assert NAME not in str(error)
+
+
+def test_a_row_that_somebody_holds_is_told_from_the_gate_that_maintenance_closes() -> None:
+    """An event may be set aside for the first, and for the second it waits."""
+    gate = "SELECT ~0 + (maintenance_since IS NOT NULL) INTO @x FROM emr_sync.site_state WHERE name = 'openemr'"
+
+    assert type(error_of(1205, "Lock wait timeout exceeded; try restarting transaction")) is LockedError
+    assert type(error_of(1205, "Lock wait timeout exceeded; try restarting transaction", gate)) is TransientError
 
 
 @pytest.mark.parametrize("number", [1020, 1213, 1412])

@@ -18,6 +18,7 @@ CONSUMER: dict[str, Any] = {
     "auto.offset.reset": "earliest",
     "isolation.level": "read_committed",
     "allow.auto.create.topics": False,
+    "reconnect.backoff.max.ms": 1_000,
 }
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from connectors.config import SettingsError
 from consumer.config import RetrySettings, SettlingSettings
 from consumer.outcome import GROUPS, ErrorClass, ErrorGroup
-from consumer.retry import RetryPolicy
+from consumer.retry import RetryPolicy, is_charged
 from tests.made_events import NOON
 
 REFUSED, INTERNAL = ErrorClass.REFUSED, ErrorClass.INTERNAL
@@ -64,7 +64,7 @@ def test_every_class_has_its_group() -> None:
     attempts_max=st.integers(1, 100),
     total=st.floats(1, 1_000_000),
     jitters=st.lists(st.floats(0, 1), min_size=100, max_size=100),
-    error_class=st.sampled_from(ErrorClass),
+    error_class=st.sampled_from([one for one in ErrorClass if is_charged(one)]),
 )
 def test_any_policy_ends_within_its_attempts_and_its_total_time(
     *,
@@ -95,6 +95,14 @@ def test_any_policy_ends_within_its_attempts_and_its_total_time(
 
     assert attempts <= policy.attempts_max(error_class) <= attempts_max
     assert spent <= total + 1e-3
+
+
+def test_what_somebody_holds_is_tried_again_soon_and_without_an_end() -> None:
+    """No attempt is charged to it, and it costs its retrier a short wait."""
+    assert [ErrorClass.LOCKED] == [one for one in ErrorClass if not is_charged(one)]
+    for attempts in (0, 1, 1_000):
+        assert 5.0 == delay_s(RetryPolicy(), ErrorClass.LOCKED, attempts)
+        assert 2.5 == delay_s(RetryPolicy(), ErrorClass.LOCKED, attempts, 0)
 
 
 @pytest.mark.parametrize(

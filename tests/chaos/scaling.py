@@ -1,0 +1,240 @@
+"""The group is scaled, restarted and robbed of its parts under a steady load: how long until it is as before."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import datetime as dt
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import sqlalchemy as sa
+
+from operations.config import OperationsSettings
+from operations.connect import connect_client
+from tests.chaos.arena import Arena
+from tests.chaos.checker import Checker
+from tests.chaos.outage import load_for, watched
+
+EVENTS_PER_S: Final = 500.0
+CALM_S: Final = 15.0
+WINDOW_S: Final = 5.0
+BACK_MAX_S: Final = 15.0
+"""From a change until a window begins that is normal and ends within this."""
+
+REST_S: Final = 25.0
+NORMAL_MIN_S: Final = 1.0
+NORMAL_FACTOR: Final = 2.0
+"""Normal is the calm's p99 twice, or NORMAL_MIN_S where the calm is better: a busy machine is no fault of the group."""
+
+REST_LIMIT_S: Final = 120.0
+STREAMING_LIMIT_S: Final = 60.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One change, in seconds since the load began.
+
+    Attributes:
+        begun_s, ended_s: of what was done; a member counts as started when it owns partitions.
+        back_s: from the change (of a kill its moment, of all others their end) until the end of the first window with
+            a normal p99; None if none came before the next change.
+        p99_worst_s: of the windows from the beginning until then.
+    """
+
+    name: str
+    begun_s: float
+    ended_s: float
+    back_s: float | None
+    p99_worst_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """What a run did; latency is from an event's commit in the source to the commit of its outcome in OpenEMR.
+
+    p99_by_s: of the window that begins at each second since the load began.
+    """
+
+    seconds: float
+    events: int
+    events_per_s: float
+    p99_calm_s: float
+    p99_normal_s: float
+    p99_by_s: Sequence[float]
+    steps: Sequence[Step]
+    statuses: Mapping[str, int]
+    charged: int
+    ended: Sequence[str]
+    violations: Sequence[str]
+
+    def complaints(self) -> list[str]:
+        """Say what a run must not show; nothing when it was good."""
+        found = [*self.violations, *(f"a member ended by itself: {one}" for one in self.ended)]
+        if self.charged:
+            found.append(f"{self.charged} rows were charged an attempt")
+        if wrong := {status: count for status, count in self.statuses.items() if not status.startswith("done")}:
+            found.append(f"not every row is done: {wrong}")
+        for step in self.steps:
+            if step.back_s is None or step.back_s > BACK_MAX_S:
+                when = "before the next change" if step.back_s is None else f"after {step.back_s:.1f} s only"
+                found.append(f"{step.name}: p99 is not back to normal {when}")
+        return found
+
+
+def scaled_to_4(arena: Arena) -> None:
+    """Start three more members."""
+    for number in (1, 2, 3):
+        arena.members.start(number)
+
+
+def scaled_to_2(arena: Arena) -> None:
+    """Let the last two leave."""
+    for number in (3, 2):
+        arena.members.stop(number)
+
+
+def member_killed(arena: Arena) -> None:
+    """Kill one of two with -9; nobody starts it again."""
+    arena.members.kill(1)
+
+
+def member_back(arena: Arena) -> None:
+    """Start it again."""
+    arena.members.start(1)
+
+
+def restarted(arena: Arena) -> None:
+    """Restart the members one after the other, each when the one before has partitions again."""
+    for number in (0, 1):
+        arena.members.stop(number)
+        arena.members.start(number)
+
+
+def worker_killed(arena: Arena) -> None:
+    """Kill that one of two Connect workers with -9 which runs the task."""
+    settings = OperationsSettings.of(arena.variables)
+    with connect_client(settings, retry_limit_s=STREAMING_LIMIT_S) as connect:
+        [task] = connect.status(settings.connector_name).tasks
+    port = int(task.worker.rpartition(":")[2])
+    [name] = [one.name for one in arena.stack.status() if one.name.startswith("connect-") and one.port == port]
+    arena.stack.kill(name)
+
+
+def worker_back(arena: Arena) -> None:
+    """Start what is down of the workers."""
+    for one in arena.stack.status():
+        if one.name.startswith("connect-") and not one.pid:
+            arena.stack.start(one.name)
+
+
+def broker_restarted(arena: Arena) -> None:
+    """Shut the broker down, and start it again."""
+    arena.stack.stop("kafka")
+    arena.stack.start("kafka")
+
+
+CHANGES: Final = (
+    scaled_to_4,
+    scaled_to_2,
+    member_killed,
+    member_back,
+    restarted,
+    worker_killed,
+    worker_back,
+    broker_restarted,
+)
+KILLS: Final = (member_killed, worker_killed)
+
+
+def scale(arena: Arena, *, seed: int, report: Callable[[str], None], events_per_s: float = EVENTS_PER_S) -> Scaling:
+    """Do every change under load, one after the other, and check everything at the end; begins with one member.
+
+    Raises:
+        AssertionError: rows were left over, or a part did not come up again.
+    """
+    assert len(arena.members.running) == 1
+    with watched(arena) as checker:
+        begun_s, begun_at = time.monotonic(), _now(checker)
+        spans: list[tuple[float, float]] = []
+        with load_for(arena, checker, events_per_s=events_per_s, seed=seed).running():
+            report(f"calm for {CALM_S:.0f} s")
+            time.sleep(CALM_S)
+            for change in CHANGES:
+                started_s = time.monotonic() - begun_s
+                change(arena)
+                spans.append((started_s, time.monotonic() - begun_s))
+                report(f"{started_s:6.1f} s: {change.__name__}, which took {spans[-1][1] - started_s:.1f} s")
+                time.sleep(REST_S)
+        seconds = time.monotonic() - begun_s
+        report("waiting for the last rows, and checking everything")
+        checker.wait_at_rest(REST_LIMIT_S)
+        latencies = Latencies(checker.rows(), begun_at)
+        calm_s = latencies.p99_s(CALM_S - 2 * WINDOW_S, CALM_S)
+        normal_s = max(NORMAL_MIN_S, NORMAL_FACTOR * calm_s)
+        ends = [*(started for started, _ in spans[1:]), seconds]
+        return Scaling(
+            seconds=seconds,
+            events=latencies.count,
+            events_per_s=latencies.count / seconds,
+            p99_calm_s=calm_s,
+            p99_normal_s=normal_s,
+            p99_by_s=[latencies.p99_s(at_s, at_s + WINDOW_S) for at_s in range(int(seconds))],
+            steps=[
+                _step(change, span, until_s, latencies, normal_s)
+                for change, span, until_s in zip(CHANGES, spans, ends, strict=True)
+            ],
+            statuses=checker.statuses(),
+            charged=latencies.charged,
+            ended=arena.members.ended(),
+            violations=checker.violations(at_rest=True, with_diary=True),
+        )
+
+
+class Latencies:
+    """The latencies of all events, by the second since the load began at which they were written."""
+
+    def __init__(self, rows: Sequence[sa.RowMapping], begun_at: dt.datetime) -> None:
+        pairs = sorted(
+            (
+                (row["created_at"] - begun_at).total_seconds(),
+                (row["processed_at"] - row["created_at"]).total_seconds(),
+            )
+            for row in rows
+            if row["processed_at"] is not None
+        )
+        self._at_s = [at_s for at_s, _ in pairs]
+        self._took_s = [took_s for _, took_s in pairs]
+        self.count = len(rows)
+        self.charged = sum(row["retry_count"] > 0 for row in rows)
+
+    def p99_s(self, start_s: float, end_s: float) -> float:
+        """Give the p99 of what was written in a span; nothing written is nothing normal."""
+        took_s = self._took_s[bisect.bisect_left(self._at_s, start_s) : bisect.bisect_left(self._at_s, end_s)]
+        return statistics.quantiles(took_s, n=100)[-1] if len(took_s) > 1 else float("inf")
+
+
+def _step(
+    change: Callable[[Arena], None], span: tuple[float, float], until_s: float, latencies: Latencies, normal_s: float
+) -> Step:
+    begun_s, ended_s = span
+    from_s = begun_s if change in KILLS else ended_s
+    worst_s = latencies.p99_s(begun_s, max(ended_s, begun_s + WINDOW_S))
+    start_s = from_s
+    while start_s + WINDOW_S <= until_s:
+        p99_s = latencies.p99_s(start_s, start_s + WINDOW_S)
+        worst_s = max(worst_s, p99_s)
+        if p99_s <= normal_s:
+            break
+        start_s += 0.5
+    back_s = start_s + WINDOW_S - from_s if start_s + WINDOW_S <= until_s else None
+    return Step(name=change.__name__, begun_s=begun_s, ended_s=ended_s, back_s=back_s, p99_worst_s=worst_s)
+
+
+def _now(checker: Checker) -> dt.datetime:
+    """Ask the clock by which the rows are dated."""
+    with checker.source.connect() as connection:
+        now: dt.datetime = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
+        return now
