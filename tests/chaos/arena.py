@@ -14,11 +14,12 @@ import sqlalchemy as sa
 from stack import Stack
 from tests.chaos.proxy import LOOPBACK, Proxy
 from tests.e2e.members import RETRY, RUN, Member, wait_for
+from tests.scraping import free_port, scraped, value
 
 WAIT_S: Final = 86_400
 """A child's wait for its parent: longer than any outage, so that what was only held up is never called failed."""
 
-RETRIER_LIMIT_S: Final = 30.0
+RETRIER_LIMIT_S: Final = 60.0
 
 _ACTION: Final = re.compile(r'"action": "(\w+)"')
 
@@ -118,12 +119,22 @@ def arena(stack: Stack, folder: Path, *, members: int = 2) -> Iterator[Arena]:
         held.callback(source_admin.dispose)
         group = Members(environment, folder)
         held.callback(group.close)
-        retrier = Member(environment, folder / "retrier.log", RETRY)
+        metrics_port = free_port()
+        own = {"EMRSYNC_METRICS_PORT": str(metrics_port)}
+        retrier = Member({**environment, **own}, folder / "retrier.log", RETRY)
         held.callback(retrier.close)
         for number in range(members):
             group.start(number)
-        wait_for(lambda: '"action": "retry_started"' in retrier.log, RETRIER_LIMIT_S, lambda: retrier.log)
+        # It reads OpenEMR's tables at its first look, and must not meet triggers that are just being made.
+        wait_for(lambda: _has_read_openemr(metrics_port), RETRIER_LIMIT_S, lambda: retrier.log)
         yield Arena(stack, variables, openemr, source, group, clerk, source_admin)
+
+
+def _has_read_openemr(metrics_port: int) -> bool:
+    try:
+        return value(scraped(metrics_port), "emrsync_system_up", system="openemr") == 1
+    except OSError:
+        return False  # it does not listen yet
 
 
 def _proxy(url: str) -> Proxy:
