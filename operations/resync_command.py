@@ -22,7 +22,7 @@ from operations.errors import ResyncError
 from operations.failures import FOUND
 from operations.progress import bar
 from operations.recovery_ledger import ABORTED, FINISHED, PAUSED, RUNNING, STOPPED, WHY_CHARACTERS_MAX, RecoveryLedger
-from operations.resync import Ended, OutboxResync, look
+from operations.resync import SLICE_ROWS, Ended, OutboxResync, look
 from operations.resync_checks import check_connector, check_group
 from operations.resync_ledger import ResyncLedger, ResyncRun, Way
 from operations.resync_selection import ResyncSelection
@@ -52,6 +52,9 @@ def command(
     ] = False,
     every: Annotated[bool, typer.Option("--every", help="From the tables: also entities with a row.")] = False,
     rate: Annotated[float, typer.Option(min=1, help="At most so many events a second.")] = EVENTS_PER_S,
+    slice_rows: Annotated[
+        int, typer.Option("--slice", min=1, max=1_000, help="Rows at once: fewer, and live events wait less.")
+    ] = SLICE_ROWS,
     apply: Annotated[bool, typer.Option("--apply", help="Do it; else only say what would be done.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the resync that has not ended.")] = False,
     abort: Annotated[bool, typer.Option("--abort", help="Give that resync up.")] = False,
@@ -71,7 +74,7 @@ def command(
         seq_to=to_seq,
         every=every,
     )
-    operator = _Operator(OperationsSettings.read(), rate, why.strip(), as_json=as_json)
+    operator = _Operator(OperationsSettings.read(), rate, slice_rows, why.strip(), as_json=as_json)
     begun = operator.runs.open_run()
     if abort or resume:
         if begun is None:
@@ -83,7 +86,7 @@ def command(
         if apply:
             raise ResyncError("go on with that one, or give it up, before another begins")
         raise typer.Exit(FOUND)
-    run = operator.planned(Way.TABLES if from_tables else Way.OUTBOX, selection)
+    run = operator.planned(Way.TABLES if from_tables else Way.OUTBOX, selection, is_answer=not apply)
     if apply and run.events:
         operator.go(run, "started")
 
@@ -91,8 +94,9 @@ def command(
 class _Operator:
     """Somebody at the command line; everything that is done is remembered with name and reason."""
 
-    def __init__(self, settings: OperationsSettings, rate: float, why: str, *, as_json: bool) -> None:
+    def __init__(self, settings: OperationsSettings, rate: float, slice_rows: int, why: str, *, as_json: bool) -> None:
         self._settings = settings
+        self._slice_rows = slice_rows
         self._rate = rate
         self._why = why
         self._as_json = as_json
@@ -103,8 +107,8 @@ class _Operator:
         """Print for people, or for programs."""
         typer.echo(json.dumps(mapping, indent=2) if self._as_json else words)
 
-    def planned(self, way: Way, selection: ResyncSelection) -> ResyncRun:
-        """Look, say what would be done, and return a run that has not begun."""
+    def planned(self, way: Way, selection: ResyncSelection, *, is_answer: bool) -> ResyncRun:
+        """Look, say what would be done, which may be the whole answer, and return a run that has not begun."""
         counts: Counter[Any]
         place: dict[str, Any]
         if way is Way.OUTBOX:
@@ -119,7 +123,7 @@ class _Operator:
             lines = "\n".join(tables_lines(counts, self._rate))
         run = ResyncRun(str(uuid.uuid4()), way, selection, RUNNING, counts.total(), 0, place, dt.datetime.now(dt.UTC))
         found = [{"what": key if isinstance(key, str) else list(key), "events": n} for key, n in sorted(counts.items())]
-        if not self._why:  # nothing will be done, and so this is the answer
+        if is_answer or not run.events:
             self.say(lines, {"counts": found, "events": run.events, "seconds": round(run.events / self._rate, 1)})
         elif not self._as_json:
             typer.echo(lines)
@@ -155,11 +159,11 @@ class _Operator:
     def _way(self, run: ResyncRun, throttle: Throttle) -> Iterator[OutboxResync | resync_tables.TablesResync]:
         if run.way is Way.OUTBOX:
             with _engine(self._settings, "source_url") as engine:
-                yield OutboxResync(self._settings, self.runs, engine, run, throttle)
+                yield OutboxResync(self._settings, self.runs, engine, run, throttle, slice_rows=self._slice_rows)
             return
         application = build(AppSettings.read())
         try:
-            yield resync_tables.TablesResync(application, self.runs, run, throttle)
+            yield resync_tables.TablesResync(application, self.runs, run, throttle, portion=self._slice_rows)
         finally:
             application.close()
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from connectors.outbox import EntityType
 from operations.errors import ResyncError
 from operations.recovery_ledger import FINISHED, PAUSED, RUNNING, STOPPED
-from operations.resync import Ended
+from operations.resync import SLICE_ROWS, Ended
 from operations.resync_ledger import ResyncLedger, ResyncRun
 from operations.resync_selection import ResyncSelection
 from operations.resync_throttle import Throttle
@@ -22,9 +22,6 @@ from producer_app.tables import key_column
 
 ENTITIES_MAX: Final = 20
 """Of one transaction, so that the application never waits long for one of their rows."""
-
-PORTION: Final = 200
-"""Entities until the group is waited for."""
 
 ORDER: Final = (EntityType.PATIENT, EntityType.ENCOUNTER, EntityType.ORDER)
 """Parents first: a child that comes before its parent would have to wait."""
@@ -49,11 +46,20 @@ def look(engine: sa.Engine, selection: ResyncSelection) -> Counter[str]:
 class TablesResync:
     """One run, or one part of it."""
 
-    def __init__(self, application: Application, ledger: ResyncLedger, run: ResyncRun, throttle: Throttle) -> None:
+    def __init__(
+        self,
+        application: Application,
+        ledger: ResyncLedger,
+        run: ResyncRun,
+        throttle: Throttle,
+        *,
+        portion: int = SLICE_ROWS,
+    ) -> None:
         self._application = application
         self._ledger = ledger
         self._run = run
         self._throttle = throttle
+        self._portion = portion
         self.refused: list[str] = []
 
     def carry_out(self, stop: Callable[[], bool], told: Callable[[int], None]) -> Ended:
@@ -67,7 +73,7 @@ class TablesResync:
                 self._tell(entity_type, ids)
                 told(len(ids))
                 since_wait += len(ids)
-                if since_wait >= PORTION:
+                if since_wait >= self._portion:
                     self._throttle.wait(since_wait)
                     since_wait = 0
         except ResyncError as error:
@@ -80,7 +86,12 @@ class TablesResync:
         for entity_type in types[types.index(EntityType(place["entity_type"])) if place["entity_type"] else 0 :]:
             key = key_column(entity_type)
             after = place["after_id"] if place["entity_type"] == entity_type else ""
-            asked = chosen(entity_type, self._run.selection).where(key > after).order_by(key).limit(ENTITIES_MAX)
+            asked = (
+                chosen(entity_type, self._run.selection)
+                .where(key > after)
+                .order_by(key)
+                .limit(min(ENTITIES_MAX, self._portion))
+            )
             with self._application.engine.connect() as connection:
                 ids = list(connection.scalars(asked))
             if ids:
