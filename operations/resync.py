@@ -66,6 +66,11 @@ class Ended:
     done: int
     reason: str | None = None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it came to its end, with nothing left out."""
+        return self.state == FINISHED and self.reason is None
+
 
 def look(engine: sa.Engine, selection: ResyncSelection) -> Looked:
     """Count the rows of a selection; nothing is changed."""
@@ -85,6 +90,11 @@ def look(engine: sa.Engine, selection: ResyncSelection) -> Looked:
         max((in_utc(row.newest) for row in found), default=None),
         max((row.seq for row in found), default=0),
     )
+
+
+def begin(looked: Looked) -> dict[str, Any]:
+    """Return the place of a run that has not begun; rows that are written later are not of it."""
+    return {"after_seq": -1, "last_seq": looked.seq_last, "slice": None}
 
 
 @dataclasses.dataclass(slots=True)

@@ -25,6 +25,7 @@ class ResyncSelection:
         statuses: outbox rows that have one of these now.
         since, until: rows made, or entities changed, from then on and before then; both have an offset.
         seq_from, seq_to: outbox rows of these numbers, both included.
+        seqs: outbox rows of just these numbers.
         every: also entities of which the outbox still has a row (from the tables only).
     """
 
@@ -35,6 +36,7 @@ class ResyncSelection:
     until: dt.datetime | None = None
     seq_from: int | None = None
     seq_to: int | None = None
+    seqs: tuple[int, ...] = ()
     every: bool = False
 
     def __post_init__(self) -> None:
@@ -55,6 +57,8 @@ class ResyncSelection:
             found.append(_OUTBOX.seq >= self.seq_from)
         if self.seq_to is not None:
             found.append(_OUTBOX.seq <= self.seq_to)
+        if self.seqs:
+            found.append(_OUTBOX.seq.in_(self.seqs))
         return found
 
     def between(self, column: sa.ColumnElement[Any]) -> list[sa.ColumnElement[bool]]:
@@ -83,6 +87,7 @@ class ResyncSelection:
             statuses=tuple(Status(one) for one in read["statuses"]),
             seq_from=read["seq_from"],
             seq_to=read["seq_to"],
+            seqs=tuple(read["seqs"]),
             every=read["every"],
             **instants,
         )

@@ -38,15 +38,15 @@ class Operator:
 
     clinic: Chain
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        """Start `emrsync resync`."""
-        argv = [sys.executable, "-m", "operations", "resync", *words]
+    def start(self, *words: str, command: str = "resync") -> subprocess.Popen[str]:
+        """Start `emrsync resync`, or another command."""
+        argv = [sys.executable, "-m", "operations", command, *words]
         environment = {**os.environ, **self.clinic.variables}
         return subprocess.Popen(argv, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
-    def run(self, *words: str) -> tuple[int, str]:
+    def run(self, *words: str, command: str = "resync") -> tuple[int, str]:
         """Run it to its end; give exit code and what it says."""
-        running = self.start(*words)
+        running = self.start(*words, command=command)
         said, errors = running.communicate(timeout=LIMIT_S)
         return running.returncode, said + errors
 
@@ -213,6 +213,28 @@ def test_what_was_purged_is_told_again_from_the_tables(clinic: Chain, consumer: 
     assert (0, True) == (code, "no entity is meant" in said), said
     code, said = operator.run("--from-tables", "--every", *chosen(ids))
     assert (0, True) == (code, "4 entities get a new event" in said), said
+
+
+def test_a_lost_row_is_sent_again_by_the_connector_when_a_sweep_asks_for_it(
+    clinic: Chain, consumer: Member, operator: Operator
+) -> None:
+    """A row that was written while the publication did not hold the table has no record, and later rows have."""
+    patient = made.patient()
+    with clinic.source.begin() as connection:
+        connection.exec_driver_sql("ALTER PUBLICATION emrsync SET TABLE sync_signal")
+    [lost] = clinic.write(Row(EntityType.PATIENT, patient))
+    with clinic.source.begin() as connection:
+        connection.exec_driver_sql("ALTER PUBLICATION emrsync SET TABLE sync_outbox, sync_signal")
+        old = sa.text("UPDATE sync_outbox SET created_at = now() - interval '2 hours' WHERE outbox_id = :id")
+        connection.execute(old, {"id": lost})
+    settled_patients(clinic, 1)
+    assert Counter({0: 1}) == records(clinic, [lost])
+
+    code, said = operator.run("--apply", "--through-connector", *WHY, command="sweep")
+
+    assert (0, True) == (code, "1 of 1 events sent again" in said), said
+    assert ["done"] == [row["status"] for row in clinic.wait_settled([patient["patient_id"]])]
+    assert Counter({1: 1}) == records(clinic, [lost])
 
 
 def _last_line(ran: tuple[int, str]) -> tuple[int, str]:

@@ -12,7 +12,7 @@ _RUN = """
     CREATE TABLE {schema}.resync_run (
         run_id CHAR(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
         way VARCHAR(20) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-        selection TEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
+        selection LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
         state VARCHAR(20) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
         events BIGINT NOT NULL,
         done BIGINT NOT NULL,
