@@ -23,11 +23,11 @@ class KafkaTail:
     def __init__(self, bootstrap_servers: str, topics: Collection[str], start: Offsets | None = None) -> None:
         """Begin at these offsets, and where none is given at the end that the topic has now."""
         admin = KafkaAdmin(bootstrap_servers)
-        self.positions: dict[tuple[str, int], int] = {
-            (topic, number): end for topic in topics for number, (_, end) in enumerate(admin.kept(topic).offsets)
-        }
-        self._ends = dict(self.positions)
-        self.positions.update(start or {})
+        kept = {(topic, number): bounds for topic in topics for number, bounds in enumerate(admin.kept(topic).offsets)}
+        self._ends = {place: end for place, (_, end) in kept.items()}
+        # What a topic has dropped since will not come.
+        begun = start or {}
+        self.positions = {place: max(first, begun.get(place, end)) for place, (first, end) in kept.items()}
         self._servers = bootstrap_servers
         options = consumer_options(
             bootstrap_servers=bootstrap_servers, group_id=f"emrsync-operations-{uuid.uuid4()}",
@@ -45,7 +45,7 @@ class KafkaTail:
     @property
     def is_behind(self) -> bool:
         """Whether something has not been read yet that was there at the beginning."""
-        return any(offset < self._ends[place] for place, offset in self.positions.items() if place in self._ends)
+        return any(offset < self._ends[place] for place, offset in self.positions.items())
 
     def read(self, limit_s: float) -> Iterator[Record]:
         """Give what has come, waiting no longer than limit_s for the first record.

@@ -26,7 +26,7 @@ from operations.resync_selection import ResyncSelection
 from operations.resync_throttle import Throttle
 from operations.source import connector_place
 
-SLICE_ROWS: Final = 100
+SLICE_ROWS: Final = 50
 """Rows of one signal: what the connector reads, and the consumers get, at once between live events."""
 
 ANSWER_LIMIT_S: Final = 60.0
@@ -153,7 +153,7 @@ class OutboxResync:
                     count = len(under_way.seqs)
                     self._send(under_way, tail, stop)
                     self._save(RUNNING, under_way.seqs[-1], None, done=self._run.done + count)
-                    self._forget(under_way.signal_id)
+                    self._forget_signals()
                     under_way = None
                     told(count)
                     self._throttle.wait(count)
@@ -186,9 +186,12 @@ class OutboxResync:
         """
         missing = set(one.seqs)
         # Of a slice that was under way when an earlier part ended some rows, or all, may have come since.
-        while tail.is_behind:
+        deadline_s = time.monotonic() + ANSWER_LIMIT_S
+        while tail.is_behind and not stop():
             for record in tail.read(_POLL_S):
                 self._came(record, missing)
+            if time.monotonic() > deadline_s:
+                raise ResyncError(f"Kafka does not give what has come in {ANSWER_LIMIT_S:.0f} s")
         for _ in range(SIGNALS_MAX):
             missing &= self._still_there(missing)
             if not missing:
@@ -196,7 +199,7 @@ class OutboxResync:
             self._signal(one.signal_id, sorted(missing))
             self._await(one.signal_id, missing, tail, stop)
             if missing:
-                self._forget(one.signal_id)
+                self._forget_signals()
                 one.signal_id = str(uuid.uuid4())
                 self._save(RUNNING, self._run.place["after_seq"], one, done=self._run.done)
         if missing:
@@ -229,7 +232,7 @@ class OutboxResync:
                 return
             if not stopped:
                 # The next part asks again, for what has not come by then.
-                self._forget(signal_id)
+                self._forget_signals()
             raise ResyncError(
                 f"the connector has not finished a slice of the rows up to seq {max(missing, default=0)}, of which"
                 f" {len(missing)} have not come: see `emrsync connector status`"
@@ -247,9 +250,10 @@ class OutboxResync:
         with self._engine.connect() as connection:
             return set(connection.scalars(sa.select(_OUTBOX.seq).where(_OUTBOX.seq.in_(seqs))))
 
-    def _forget(self, signal_id: str) -> None:
+    def _forget_signals(self) -> None:
+        # All of them: an earlier part may have been killed before it came to this.
         with self._engine.begin() as connection:
-            connection.execute(sa.delete(sync_signal).where(sync_signal.c.id == signal_id))
+            connection.execute(sa.delete(sync_signal))
 
     def _save(self, state: str, after_seq: int, under_way: _Slice | None, *, done: int) -> None:
         place = {

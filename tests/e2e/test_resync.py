@@ -150,33 +150,51 @@ def test_a_resync_that_was_stopped_says_where_it_is_and_goes_on(
     assert ["started", "paused", "resumed", "finished"] == operator.actions()
 
 
-@pytest.mark.parametrize("killed", ["before its signal", "after its signal"])
-def test_a_resync_that_was_killed_goes_on_and_repeats_nothing(
-    clinic: Chain, consumer: Member, operator: Operator, killed: str
+def test_a_resync_that_was_killed_before_its_signal_asks_when_it_goes_on(
+    clinic: Chain, consumer: Member, operator: Operator
 ) -> None:
-    """The slice under way is asked for if it was not, and waited for if it was."""
+    """The slice was chosen, and the connector was not told."""
+    entity_ids, outbox_ids = settled_patients(clinic, 10)
+    with clinic.source.connect() as holder:
+        holder.exec_driver_sql("LOCK TABLE sync_signal IN EXCLUSIVE MODE")
+        running = operator.start(*chosen(entity_ids), "--slice", "5", "--apply", *WHY)
+        wait_for(lambda: bool(operator.open_run()), LIMIT_S, operator.open_run)
+        running.kill()
+        running.communicate(timeout=LIMIT_S)
+        _end_waiting_sessions(clinic)
+        holder.rollback()
+
+    code, told = operator.run()
+    assert (1, True) == (code, "was killed: 0 of 10 events done, 5 more were under way" in told), told
+    assert (0, "10 of 10 events sent again") == _last_line(operator.run("--resume", *WHY))
+    assert Counter({2: 10}) == records(clinic, outbox_ids)
+
+
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [(signal.SIGKILL, "under way, or was killed"), (signal.SIGINT, "paused")],
+    ids=["killed", "stopped"],
+)
+def test_a_resync_that_ended_after_its_signal_waits_for_it_when_it_goes_on(
+    clinic: Chain, consumer: Member, operator: Operator, number: signal.Signals, word: str
+) -> None:
+    """The connector is away, and does what it was told when it comes back: it is not told again."""
     entity_ids, outbox_ids = settled_patients(clinic, 10)
     settings = OperationsSettings.of(clinic.variables)
     with clinic.source.connect() as holder, connect_client(settings, retry_limit_s=10) as connect:
         holder.exec_driver_sql("LOCK TABLE sync_signal IN EXCLUSIVE MODE")
         running = operator.start(*chosen(entity_ids), "--slice", "5", "--apply", *WHY)
         wait_for(lambda: bool(operator.open_run()), LIMIT_S, operator.open_run)
-        if killed == "before its signal":
-            running.kill()
-            running.communicate(timeout=LIMIT_S)
-            _end_waiting_sessions(clinic)
-            holder.rollback()
-        else:
-            connect.stop(settings.connector_name)
-            holder.rollback()
-            wait_for(lambda: _signals(clinic) == 1, LIMIT_S, lambda: _signals(clinic))
-            running.kill()
-            running.communicate(timeout=LIMIT_S)
-            connect.resume(settings.connector_name)
-            wait_for(lambda: connect.status(settings.connector_name).running, LIMIT_S, lambda: None)
+        connect.stop(settings.connector_name)
+        holder.rollback()
+        wait_for(lambda: _signals(clinic) == 1, LIMIT_S, lambda: _signals(clinic))
+        running.send_signal(number)
+        running.communicate(timeout=LIMIT_S)
+        code, told = operator.run()
+        assert (1, True) == (code, f"is {word}: 0 of 10 events done, 5 more were under way" in told), told
+        connect.resume(settings.connector_name)
+        wait_for(lambda: connect.status(settings.connector_name).running, LIMIT_S, lambda: None)
 
-    code, told = operator.run()
-    assert (1, True) == (code, "was killed: 0 of 10 events done, 5 more were under way" in told), told
     assert (0, "10 of 10 events sent again") == _last_line(operator.run("--resume", *WHY))
     assert Counter({2: 10}) == records(clinic, outbox_ids)
 
