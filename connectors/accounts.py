@@ -41,7 +41,7 @@ class SourceAccounts:
     Attributes:
         app: reads and writes its own tables, and inserts into and reads the outbox.
         cdc: streams changes and reads the outbox; the connector's account.
-        marker: reads the outbox and marks what became of a row; the consumer's account.
+        marker: reads the outbox, marks what became of a row, and signals; the account of consumers and operators.
         app_tables: the application's own tables, without the outbox.
         client_host: from where they connect (MySQL and MariaDB only), % is everywhere.
     """
@@ -118,7 +118,7 @@ def _grants_of_postgresql(connection: sa.Connection, accounts: SourceAccounts, p
     grants += [f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {app}"]
     grants += [f"GRANT SELECT, INSERT ON sync_outbox TO {app}"]
     # A slot is opened by REPLICATION alone; the snapshot reads the table.
-    grants += [f"ALTER ROLE {cdc} REPLICATION", f"GRANT SELECT ON sync_outbox TO {cdc}"]
+    grants += [f"ALTER ROLE {cdc} REPLICATION", f"GRANT SELECT ON sync_outbox, sync_signal TO {cdc}"]
     # A worker that hangs, or whose connection died in silence, holds the slot until the server gives it up: sooner
     # than the 60 s of the default, and later than two of the connector's reports (status.update.interval.ms, 10 s).
     grants += [f"ALTER ROLE {cdc} SET wal_sender_timeout = '20s'"]
@@ -134,7 +134,7 @@ def _grants_of_mysql(connection: sa.Connection, accounts: SourceAccounts, presen
     # RELOAD: the snapshot reads rows and binlog position under one short global lock; without it a row that is
     # committed between the two would never be sent.
     grants += [f"GRANT REPLICATION SLAVE, REPLICATION CLIENT, RELOAD ON *.* TO {cdc}"]
-    grants += [f"GRANT SELECT ON sync_outbox TO {cdc}"]
+    grants += [f"GRANT SELECT ON {table} TO {cdc}" for table in ("sync_outbox", "sync_signal")]
     return [grant.replace("%%", "%") for grant in grants + _marker_grants(quote, marker, present)]
 
 
@@ -142,6 +142,8 @@ def _marker_grants(quote: Callable[[str], str], marker: str, present: set[str]) 
     grants = [
         f"GRANT SELECT ON sync_outbox TO {marker}",
         f"GRANT UPDATE ({', '.join(MARKED_COLUMNS)}) ON sync_outbox TO {marker}",
+        # A signal is inserted, read by the connector in its log, and removed.
+        f"GRANT SELECT, INSERT, DELETE ON sync_signal TO {marker}",
     ]
     for clause in LAST_SYNCED.values():
         if clause.name in present:

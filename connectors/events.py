@@ -14,6 +14,9 @@ from connectors.outbox import ENTITY_ID_CHARACTERS_MAX, PAYLOAD_BYTES_MAX, Entit
 HEADERS: Final = ("id", "entity_type", "operation", "target_system", "seq", "payload_version", "created_at")
 """The headers of every event, all plain text."""
 
+CAUSE_HEADER: Final = "cause"
+"""Why the event was written, if not because the entity changed; absent, or without a value, in all others."""
+
 UNREADABLE_HEADERS: Final = "emrsync.unreadable-headers"
 """Stands for all headers of a record whose client could not give them."""
 
@@ -46,7 +49,7 @@ class EntityKey:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Event:
-    """One outbox row on its way; payload is the JSON text, unchanged."""
+    """One outbox row on its way; payload is the JSON text, unchanged, and cause None for a change of the entity."""
 
     outbox_id: uuid.UUID
     key: EntityKey
@@ -56,6 +59,7 @@ class Event:
     payload_version: int
     created_at: dt.datetime
     payload: bytes
+    cause: str | None = None
 
 
 def check_entity_id(entity_id: str) -> str:
@@ -88,7 +92,7 @@ def decode_record(
     names = [name for name, _ in headers]
     if UNREADABLE_HEADERS in names:
         raise EventError("headers: a name is not UTF-8, and none of them can be read")
-    for name in HEADERS:
+    for name in (*HEADERS, CAUSE_HEADER):
         if names.count(name) > 1:
             raise EventError(f"header {name}: comes more than once")
     event = decode(key, value, dict(headers), value_bytes_max=value_bytes_max)
@@ -121,6 +125,7 @@ def decode(
         payload_version=_number(headers, "payload_version", 32_767),
         created_at=_instant(_text(headers, "created_at")),
         payload=value,
+        cause=None if headers.get(CAUSE_HEADER) is None else _text(headers, CAUSE_HEADER),
     )
 
 

@@ -21,6 +21,10 @@ ERROR_MESSAGE_CHARACTERS_MAX: Final = 2_000
 """Longest error_message; it names fields and reasons, never values, and so is short."""
 
 
+RESYNC: Final = "resync"
+"""The cause of an event that tells an entity's state again although nothing has changed."""
+
+
 class EntityType(enum.StrEnum):
     """What an event is about; the topic follows from it."""
 
@@ -163,6 +167,7 @@ sync_outbox: Final = sa.Table(
     sa.Column("error_message", sa.Text(), nullable=True),
     sa.Column("created_at", _INSTANT, nullable=False, server_default=CurrentInstant()),
     sa.Column("processed_at", _INSTANT, nullable=True),
+    sa.Column("cause", sa.String(20), nullable=True),
     sa.UniqueConstraint("seq", name="uq_sync_outbox_seq"),
     _one_of("entity_type", EntityType),
     _one_of("operation", Operation),
@@ -180,6 +185,22 @@ sync_outbox: Final = sa.Table(
     mariadb_collate="utf8mb4_bin",
 )
 """One row per change and target; the DDL that creates it is in connectors/migrations."""
+
+# Debezium reads its three columns by their order.
+sync_signal: Final = sa.Table(
+    "sync_signal",
+    metadata,
+    sa.Column("id", sa.String(42), primary_key=True),
+    sa.Column("type", sa.String(32), nullable=False),
+    sa.Column("data", sa.Text(), nullable=True),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_collate="utf8mb4_bin",
+    mariadb_engine="InnoDB",
+    mariadb_charset="utf8mb4",
+    mariadb_collate="utf8mb4_bin",
+)
+"""What the connector is told, read in the log; a row is removed when it was done."""
 
 payload_text: Final[sa.ColumnElement[str]] = sa.cast(sync_outbox.c.payload, sa.Text())
 """The payload as the JSON text the database holds."""

@@ -19,6 +19,7 @@ EVENT_COLUMNS: Final = (
     sync_outbox.c.seq,
     sync_outbox.c.payload_version,
     sync_outbox.c.created_at,
+    sync_outbox.c.cause,
     payload_text.label("payload_text"),
 )
 """What event_of needs of a row."""
@@ -35,6 +36,7 @@ def event_of(row: sa.Row[Any]) -> Event:
         payload_version=row.payload_version,
         created_at=in_utc(row.created_at),
         payload=row.payload_text.encode("utf-8"),
+        cause=row.cause,
     )
 
 

@@ -64,9 +64,9 @@ def dead_letter_topic(prefix: str = PREFIX) -> str:
     return f"{prefix}.dead-letter"
 
 
-def signals_topic(prefix: str = PREFIX) -> str:
-    """Name the topic that tells the connector to snapshot again."""
-    return f"{prefix}.signals"
+def notifications_topic(prefix: str = PREFIX) -> str:
+    """Name the topic in which the connector tells how far its snapshots are."""
+    return f"{prefix}.notifications"
 
 
 def heartbeat_topic(prefix: str = PREFIX) -> str:
@@ -101,8 +101,7 @@ def topics(
     return (
         *(one(name, partitions, RETENTION_DAYS * _DAY_MS) for name in entity_topics(prefix)),
         one(dead_letter_topic(prefix), 1, DEAD_LETTER_RETENTION_DAYS * _DAY_MS, DEAD_LETTER_BYTES_MAX),
-        # Debezium reads signals from partition 0 only.
-        one(signals_topic(prefix), 1, 7 * _DAY_MS),
+        one(notifications_topic(prefix), 1, 7 * _DAY_MS),
         one(heartbeat_topic(prefix), 1, _DAY_MS),
         # A definition that has been dropped cannot be made up: the binlog could not be read any more.
         one(schema_history_topic(prefix), 1, _FOR_EVER_MS),

@@ -11,6 +11,7 @@ from consumer.apply import apply_events
 from consumer.around_locks import HELD, apply_around_locks
 from consumer.batch_size import BatchSize
 from consumer.ports import LockedError, Settlement, StreamPosition, Target, TransientError
+from consumer.prepare import Drafted
 
 UNTRIED: Final = dt.timedelta(seconds=5)
 """How long an entity that was found held is set aside without another try: each would cost its batch a wait."""
@@ -43,7 +44,9 @@ class Applier:
         """The most records that the next batch may have."""
         return self._size.records
 
-    def apply(self, events: Sequence[Event], positions: Sequence[StreamPosition]) -> Sequence[Settlement]:
+    def apply(
+        self, events: Sequence[Event], positions: Sequence[StreamPosition], drafted: Drafted | None = None
+    ) -> Sequence[Settlement]:
         """Apply a batch as apply_events does; when it has met locks for the patience, as apply_around_locks.
 
         Raises:
@@ -56,7 +59,7 @@ class Applier:
         if waited or self._held_at:
             return self._apply_around(events, positions, began_at)
         try:
-            settlements = apply_events(self._target, events, positions, clock=self._clock)
+            settlements = apply_events(self._target, events, positions, clock=self._clock, drafted=drafted)
         except LockedError:
             # Somebody else's lock tells nothing of the target's speed.
             self._locked_since = self._locked_since or began_at

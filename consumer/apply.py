@@ -11,10 +11,10 @@ from typing import Final, TypeAlias
 from connectors.events import EntityKey, Event
 from connectors.outbox import EntityType, TargetSystem
 from consumer.crash_points import Point, reached
+from consumer.drafting import Draft
 from consumer.outcome import Applied, Duplicate, Failed, Outcome, Stale, Waiting
 from consumer.ports import (
     Change,
-    Draft,
     Mapped,
     OutdatedError,
     RaceError,
@@ -25,7 +25,7 @@ from consumer.ports import (
     TargetTransaction,
     TransientError,
 )
-from consumer.prepare import Prepared, prepare
+from consumer.prepare import Drafted, Prepared, prepare_all
 
 RACES_MAX: Final = 5
 """Repetitions after races lost to another member; each loser sees the winner's rows at the next try."""
@@ -55,10 +55,12 @@ def apply_events(
     positions: Sequence[StreamPosition],
     *,
     clock: Callable[[], dt.datetime],
+    drafted: Drafted | None = None,
 ) -> Sequence[Settlement]:
     """Apply events in seq order per entity, with parents first, and record the stream's positions with them.
 
     Returns one settlement per event; for a duplicate within `events`, one for each copy.
+    drafted: what was prepared of these events before, which spares the time where it still holds.
 
     Raises:
         TransientError: nothing more was decided; what was committed before is settled as duplicate next time.
@@ -66,12 +68,13 @@ def apply_events(
     for drafts in range(1, DRAFTS_MAX + 1):
         outcomes: dict[int, Outcome] = {}
         try:
-            prepared = sorted((prepare(target, event) for event in events), key=_order)
+            prepared = sorted(prepare_all(target, events, drafted), key=_order)
             _apply_or_split(target, list(enumerate(prepared)), positions, outcomes)
         except OutdatedError:
             # What was committed before is settled as duplicate now.
             if drafts == DRAFTS_MAX:
                 raise
+            drafted = None
             continue
         break
     settled_at = clock()

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import dataclasses
 import datetime as dt
 from collections.abc import Collection, Iterator, Sequence
 
-from connectors.events import Event
+from connectors.events import Event, EventError
 from consumer.dead_letters import Reading, RecordReader
+from consumer.drafting import Drafting
 from consumer.ports import Place, Record, Settlement, StreamPosition
+from consumer.prepare import Drafted, prepare
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Ahead:
+    """What another thread has made of a batch's records, one by one, and of the events among them."""
+
+    decoded: Sequence[Event | EventError]
+    drafted: Drafted
 
 
 class Batch:
@@ -16,15 +28,23 @@ class Batch:
     def __init__(self, records: Sequence[Record]) -> None:
         self._records = records
         self._reading: Reading | None = None
+        self._ahead: concurrent.futures.Future[_Ahead] | None = None
+
+    def look_ahead(self, executor: concurrent.futures.Executor, reader: RecordReader, drafting: Drafting) -> None:
+        """Begin to decode and draft in another thread, once; nothing is parked or decided there."""
+        if self._reading is None and self._ahead is None:
+            self._ahead = executor.submit(_look_ahead, self._records, reader, drafting)
 
     def read(self, reader: RecordReader, now: dt.datetime) -> None:
         """Decode the records, once; raises as RecordReader.read, and may be repeated then."""
         if self._reading is None:
-            self._reading = reader.read(self._records, now=now)
+            decoded = None if self._ahead is None else self._ahead.result().decoded
+            self._reading = reader.read(self._records, now=now, decoded=decoded)
 
     def leave_out(self, places: Collection[Place]) -> None:
         """Forget what came from these partitions."""
         self._records = [one for one in self._records if one.place not in places]
+        self._ahead = None
         if self._reading is not None:
             events = [(record, event) for record, event in self._reading.events if record.place not in places]
             self._reading = Reading(events, self._reading.unreadable)
@@ -42,9 +62,19 @@ class Batch:
             yield part
 
     @property
+    def records(self) -> int:
+        """How many records it has."""
+        return len(self._records)
+
+    @property
     def events(self) -> Sequence[Event]:
         """The events in the order of their records."""
         return () if self._reading is None else [event for _, event in self._reading.events]
+
+    @property
+    def drafted(self) -> Drafted | None:
+        """What was made of the events before their turn; None when nothing was, or of others too."""
+        return None if self._ahead is None else self._ahead.result().drafted
 
     @property
     def unreadable(self) -> Sequence[Settlement]:
@@ -58,6 +88,12 @@ class Batch:
         for one in self._records:
             offsets[one.place] = max(offsets.get(one.place, 0), one.offset + 1)
         return [StreamPosition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
+
+
+def _look_ahead(records: Sequence[Record], reader: RecordReader, drafting: Drafting) -> _Ahead:
+    decoded = [reader.decode(one) for one in records]
+    prepared = [prepare(drafting, one) for one in decoded if not isinstance(one, EventError)]
+    return _Ahead(decoded, Drafted(drafting, prepared))
 
 
 def split(records: Sequence[Record], bytes_max: int) -> Iterator[Batch]:

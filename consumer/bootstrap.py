@@ -117,8 +117,8 @@ def wired(settings: ConsumerSettings, target: OpenEmrTarget, meters: Meters | No
                 share_max=settings.dead_letter_share_max,
             ),
         )
-        # One thread: marks keep the order of their batches, and overlap with the next batch's way into OpenEMR.
-        executor = held.enter_context(concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="marks"))
+        # Beside a batch's way into OpenEMR, the one before is marked and the one behind is drafted: one task of each.
+        executor = held.enter_context(concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix="beside"))
         marker = SqlOutboxMarker(source, settings.retry_policy)
         if meters is None:
             yield ConsumerLoop(stream, target, marker, executor, limits=limits)

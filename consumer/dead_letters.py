@@ -124,8 +124,19 @@ class RecordReader:
         self._seen: set[Place] = set()
         self._parked: set[tuple[str, int, int]] = set()
 
-    def read(self, records: Sequence[Record], *, now: dt.datetime) -> Reading:
-        """Decode records; those that are no events are durable in the dead-letter topic on return.
+    def decode(self, record: Record) -> Event | EventError:
+        """Give the event that a record is, or why it is none; any thread may ask."""
+        try:
+            return events.decode_record(
+                record.topic, record.key, record.value, record.headers, value_bytes_max=self._limits.value_bytes_max
+            )
+        except EventError as error:
+            return error
+
+    def read(
+        self, records: Sequence[Record], *, now: dt.datetime, decoded: Sequence[Event | EventError] | None = None
+    ) -> Reading:
+        """Decode records, or take what decode gave; those that are no events are parked durably on return.
 
         Safe to repeat with the same records after an error: what was parked is not parked again by this member.
 
@@ -135,23 +146,18 @@ class RecordReader:
         """
         found: list[tuple[Record, Event]] = []
         bad: list[tuple[Record, str]] = []
-        for record in records:
-            try:
-                found.append((record, self._decode(record)))
-            except EventError as error:
-                bad.append((record, str(error)))
+        for record, one in zip(records, decoded or map(self.decode, records), strict=True):
+            if isinstance(one, EventError):
+                bad.append((record, str(one)))
+            else:
+                found.append((record, one))
         # Counted before any is parked: a batch of rubbish comes again at every start, and would be parked each time.
         window = self._counted(records, bad)
         for record, reason in bad:
             self._park(record, reason)
         self._window = window
         self._parked.clear()
-        return Reading(found, [one for record, reason in bad if (one := failed_row(record, reason, now)) is not None])
-
-    def _decode(self, record: Record) -> Event:
-        return events.decode_record(
-            record.topic, record.key, record.value, record.headers, value_bytes_max=self._limits.value_bytes_max
-        )
+        return Reading(found, [row for record, reason in bad if (row := failed_row(record, reason, now)) is not None])
 
     def _counted(self, records: Sequence[Record], bad: Sequence[tuple[Record, str]]) -> DeadLetterWindow:
         window = self._window.copy()

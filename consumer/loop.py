@@ -98,8 +98,10 @@ class ConsumerLoop:
             lock_patience=limits.lock_patience,
             clock=clock,
         )
+        self._executor = executor
         self._marks = MarkQueue(marker, executor, clock=clock, events_max=limits.unmarked_events_max)
         self._held: collections.deque[Batch] = collections.deque()
+        self._more_is_there = False
         self._backoff = Backoff()
         self._reason: str | None = None
         self._chores_backoff = Backoff()
@@ -136,8 +138,8 @@ class ConsumerLoop:
         self._commit_marked()
         self._take()
         had_work = bool(self._held) or self._marks.events > 0
-        while self._held and self._backoff.is_due(self._clock()) and not self._marks.is_full:
-            if not self._try_first():
+        for _ in range(len(self._held)):
+            if not self._backoff.is_due(self._clock()) or self._marks.is_full or not self._try_first():
                 break
         self._commit_marked()
         if self._clock() >= self._chores_due_at and self._backoff.failures == 0 and not self._marks.source_is_away:
@@ -146,20 +148,35 @@ class ConsumerLoop:
 
     def _take(self) -> None:
         """Poll: for records, or, with enough in hand, only to stay in the group."""
+        if self._held and self._backoff.failures == 0 and not self._marks.is_full:
+            return  # fetched ahead; what is behind it is fetched at its turn
         self._stream.pause(paused=bool(self._held) or self._marks.is_full)
         look_again_s = self._backoff.left_s(self._clock()) if self._held else self._marks.look_again_s
-        timeout_s = min(self._limits.poll_timeout_s, look_again_s)
-        records = self._stream.poll(records_max=self._applier.records_max, timeout_s=timeout_s)
+        self._poll(min(self._limits.poll_timeout_s, look_again_s))
+
+    def _poll(self, timeout_s: float) -> None:
+        records_max = self._applier.records_max
+        records = self._stream.poll(records_max=records_max, timeout_s=timeout_s)
+        self._more_is_there = len(records) == records_max
         self._held += split(records, self._limits.bytes_max)
+
+    def _look_ahead(self) -> None:
+        """Let the next batch be decoded and drafted while the first is on its way: OpenEMR's server takes as long."""
+        if len(self._held) == 1 and self._more_is_there and self._backoff.failures == 0:
+            self._poll(0)
+        if len(self._held) > 1:
+            self._held[1].look_ahead(self._executor, self._reader, self._target.drafting())
 
     def _try_first(self) -> bool:
         """Settle the first batch in hand; tell whether that worked. Nothing is charged to its events if not."""
+        # What was too much for the target at once may go in parts, and must not be tried whole for ever.
+        if self._held[0].records > self._applier.records_max:
+            self._held.extendleft(reversed([*self._held.popleft().parts(self._applier.records_max)]))
+        self._look_ahead()
         try:
             self._settle(self._held[0])
         except TransientError as error:
             delay_s = self._backoff.failed(self._clock())
-            # What was too much for the target at once may go in parts, and must not be tried whole for ever.
-            self._held.extendleft(reversed([*self._held.popleft().parts(self._applier.records_max)]))
             reason, self._reason = self._reason, str(error)
             if reason is None or (isinstance(error, PausedError) and reason != str(error)):
                 _log.warning("partitions paused", action="paused", reason=str(error))
@@ -178,7 +195,7 @@ class ConsumerLoop:
         positions = batch.positions
         if not positions:
             return
-        settlements = self._applier.apply(batch.events, positions)
+        settlements = self._applier.apply(batch.events, positions, batch.drafted)
         self._marks.add(Unmarked([*settlements, *batch.unreadable], positions))
         _report(settlements)
         self._release(touched(settlements))

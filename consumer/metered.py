@@ -13,10 +13,10 @@ from typing import Final
 
 from connectors.events import EntityKey, Event
 from connectors.payloads import AnyPayload
+from consumer.drafting import Draft, Drafting
 from consumer.metrics import RetryMetrics, SettlingMetrics, StreamMetrics
 from consumer.outcome import ErrorClass, Failed, Waiting
 from consumer.ports import (
-    Draft,
     EventStream,
     FailedRow,
     FailedRows,
@@ -43,6 +43,10 @@ class MeteredTarget:
     def draft(self, event: Event, payload: AnyPayload) -> Draft | Failed:
         """See ports.Target."""
         return self._target.draft(event, payload)
+
+    def drafting(self) -> Drafting:
+        """See ports.Target."""
+        return self._target.drafting()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[TargetTransaction]:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol, TypeAlias
 
 from connectors.events import EntityKey, Event
-from connectors.payloads import AnyPayload
+from consumer.drafting import Draft, Drafting
 from consumer.outcome import Applied, ErrorClass, Failed, Outcome, Stale, Waiting
 
 
@@ -111,14 +111,6 @@ class Mapped:
         return self.local_id is not None and self.deleted_at is None
 
 
-class Draft(Protocol):
-    """One entity's columns, checked against the site, before any id is known; only the target looks inside."""
-
-    @property
-    def parents(self) -> Sequence[EntityKey]:
-        """The entities that must be in OpenEMR first, outermost first."""
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class Change:
     """The newest state of one entity in this transaction; draft is None for a delete.
@@ -165,11 +157,11 @@ class TargetTransaction(Protocol):
         """Make all of it durable."""
 
 
-class Target(Protocol):
-    """OpenEMR's database with our ledger in it."""
+class Target(Drafting, Protocol):
+    """OpenEMR's database with our ledger in it; draft looks at the site again before it calls a code unknown."""
 
-    def draft(self, event: Event, payload: AnyPayload) -> Draft | Failed:
-        """Turn a payload into columns, or tell which field this site cannot hold and why."""
+    def drafting(self) -> Drafting:
+        """Give what is known of the site now, for another thread; the same object as long as nothing has changed."""
 
     def transaction(self) -> AbstractContextManager[TargetTransaction]:
         """Open a transaction; only one at a time."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from connectors.events import Event
 from connectors.outbox import Operation
 from connectors.payloads import MODELS, PayloadError, read_payload
+from consumer.drafting import Draft, Drafting
 from consumer.outcome import ErrorClass, Failed
-from consumer.ports import Draft, MisconfiguredError, Target, TransientError
+from consumer.ports import MisconfiguredError, Target, TransientError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -21,7 +23,27 @@ class Prepared:
     draft: Draft | Failed | None
 
 
-def prepare(target: Target, event: Event) -> Prepared:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Drafted:
+    """Events that were prepared before their turn, by what the target knew of its site then."""
+
+    drafting: Drafting
+    prepared: Sequence[Prepared]
+
+
+def prepare_all(target: Target, events: Sequence[Event], drafted: Drafted | None = None) -> Sequence[Prepared]:
+    """Prepare events, in their order; what was drafted of just these is used if the site is still known the same.
+
+    Raises:
+        TransientError, MisconfiguredError: from the target; nothing was decided about any event.
+    """
+    if drafted is None or drafted.drafting is not target.drafting():
+        return [prepare(target, event) for event in events]
+    # Only the target itself looks whether the site has meanwhile what a refused event names.
+    return [prepare(target, one.event) if isinstance(one.draft, Failed) else one for one in drafted.prepared]
+
+
+def prepare(target: Drafting, event: Event) -> Prepared:
     """Give the event's columns, or why it has none; a delete needs none, and so no readable payload.
 
     Raises:

@@ -27,8 +27,12 @@ def run(place: Place, *, as_json: AsJson = False) -> None:
     """Add what the topics hold beyond the archive's end; exit code 1 when records were gone before."""
     settings = OperationsSettings.read()
     kafka = KafkaAdmin(settings.text("kafka_bootstrap_servers"))
-    with RecoveryLedger(settings).alone("archive"), bar("archiving", None, hidden=as_json) as told:
+    ledger = RecoveryLedger(settings)
+    with ledger.alone("archive"), bar("archiving", None, hidden=as_json) as told:
         done = archive_topics(kafka, ArchiveStore(place), entity_topics(settings.topic_prefix), told)
+        # The end of a long place tells more than its beginning.
+        lost = f", lost before: {', '.join(done.lost)}" if done.lost else ""
+        ledger.note("archive", place[-100:], "archived", detail=f"{done.records} records in {done.files} files{lost}")
     if as_json:
         typer.echo(json.dumps({"records": done.records, "files": done.files, "lost": list(done.lost)}, indent=2))
     else:

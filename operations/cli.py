@@ -36,6 +36,7 @@ SECTIONS: Final = (
     Section("replay", "operations.replay_commands", "Events applied again: first a plan, then its apply."),
     Section("archive", "operations.archive_commands", "Topics in files that outlive them."),
     Section("resume", "operations.resume_command", "After OpenEMR was restored, or is a new one.", group=False),
+    Section("resync", "operations.resync_command", "Rows or entities, sent again.", group=False),
     Section("sweep", "operations.sweep_command", "Rows that got lost on the way.", group=False),
     Section("purge", "operations.purge_command", "Old rows that are done and kept elsewhere.", group=False),
     Section("app", "operations.app_commands", "The sample clinic application."),

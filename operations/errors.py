@@ -51,3 +51,7 @@ class SweepError(OperationError):
 
 class PurgeError(OperationError):
     """A purge cannot be carried out as asked; nothing was removed."""
+
+
+class ResyncError(OperationError):
+    """A resync cannot be begun or go on as asked; the message says what to do."""

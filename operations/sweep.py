@@ -39,11 +39,19 @@ _OUTBOX: Final = sync_outbox.c
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Swept:
-    """Pending rows by what they are, and the ids of those that can be settled from the row, oldest first."""
+    """Pending rows by what they are, and those that can be settled from the row, oldest first.
+
+    Attributes:
+        ids: all of these.
+        unmarked: the ids of those that need only a mark.
+        lost_seqs: the numbers of the others, which the connector may send again as well.
+    """
 
     counts: Counter[str]
     by_entity: Counter[str]
     ids: tuple[bytes, ...]
+    unmarked: tuple[bytes, ...]
+    lost_seqs: tuple[int, ...]
 
 
 class Sweep:
@@ -62,6 +70,8 @@ class Sweep:
         counts: Counter[str] = Counter()
         by_entity: Counter[str] = Counter()
         ids: list[bytes] = []
+        unmarked: list[bytes] = []
+        lost_seqs: list[int] = []
         for rows in self._pending(dt.datetime.now(dt.UTC) - older_than):
             known = self._replaying.target.settled_or_waiting([row.outbox_id.bytes for row in rows])
             for row in rows:
@@ -70,14 +80,18 @@ class Sweep:
                 if what in {LOST, UNMARKED} or (what == UNREAD and unread_too):
                     ids.append(row.outbox_id.bytes)
                     by_entity[row.entity_type] += 1
-        return Swept(counts, by_entity, tuple(ids))
+                    if what == UNMARKED:
+                        unmarked.append(row.outbox_id.bytes)
+                    else:
+                        lost_seqs.append(row.seq)
+        return Swept(counts, by_entity, tuple(ids), tuple(unmarked), tuple(lost_seqs))
 
-    def settle(self, swept: Swept, told: Callable[[int], None]) -> Counter[str]:
+    def settle(self, ids: Sequence[bytes], told: Callable[[int], None]) -> Counter[str]:
         """Settle rows as the consumers do; one that comes after all is a duplicate there."""
         outcomes: Counter[str] = Counter()
         clock = lambda: dt.datetime.now(dt.UTC)  # noqa: E731 - a value like the others
-        for start in range(0, len(swept.ids), ROWS_READ):
-            chunk = swept.ids[start : start + ROWS_READ]
+        for start in range(0, len(ids), ROWS_READ):
+            chunk = ids[start : start + ROWS_READ]
             with self._engine.connect() as connection:
                 events: Sequence[Event] = events_of(connection, chunk)
             if events:

@@ -65,6 +65,7 @@ class OutboxRow:
     error_message: str | None
     created_at: dt.datetime
     processed_at: dt.datetime | None
+    cause: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

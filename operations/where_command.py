@@ -68,6 +68,7 @@ def print_way(way: Way) -> None:
             (
                 row.seq,
                 row.operation,
+                row.cause,
                 row.target_system,
                 row.status,
                 row.outcome,
@@ -77,7 +78,7 @@ def print_way(way: Way) -> None:
             )
             for row in way.source.outbox
         ]
-        headings = ("seq", "operation", "target", "status", "outcome", "error class", "created", "processed")
+        headings = ("seq", "operation", "cause", "target", "status", "outcome", "error class", "created", "processed")
         _table(console, "events in the outbox", headings, events)
     if isinstance(way.ledger, Ledger):
         applied = [

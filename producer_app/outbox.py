@@ -71,16 +71,18 @@ def record_changes(
     changes: Iterable[Change],
     *,
     targets: Sequence[TargetSystem] = (TargetSystem.OPENEMR,),
+    cause: str | None = None,
 ) -> tuple[uuid.UUID, ...]:
     """Write the outbox rows of many changes by one executemany; contract and errors are those of record_change.
 
+    cause tells why they are written although nothing has changed, in at most 20 characters; it has no effect.
     Rows are inserted, and so numbered, in the order given: per change, per target. All payloads are checked before
     the first row is sent.
     """
     open_connection = _open_connection(connection)
     systems = _systems(targets)
     created_at = dt.datetime.now(tz=dt.UTC)
-    rows = [row for change in changes for row in _rows(change, systems, created_at)]
+    rows = [row for change in changes for row in _rows(change, systems, created_at, cause)]
     if rows:
         open_connection.execute(sa.insert(sync_outbox), rows)
     return tuple(row["outbox_id"] for row in rows)
@@ -147,7 +149,9 @@ def _systems(targets: Sequence[TargetSystem]) -> tuple[TargetSystem, ...]:
     return systems
 
 
-def _rows(change: Change, systems: tuple[TargetSystem, ...], created_at: dt.datetime) -> list[dict[str, Any]]:
+def _rows(
+    change: Change, systems: tuple[TargetSystem, ...], created_at: dt.datetime, cause: str | None
+) -> list[dict[str, Any]]:
     payload = checked_payload(change.entity_type, change.payload)
     if change.entity_id is not None and change.entity_id != payload.entity_id:
         raise _refused(f"{change.entity_type}_id", "differs from the entity_id of the change")
@@ -162,6 +166,7 @@ def _rows(change: Change, systems: tuple[TargetSystem, ...], created_at: dt.date
             "payload": text,
             "payload_version": CURRENT_VERSION,
             "created_at": created_at,
+            "cause": cause,
         }
         for system in systems
     ]

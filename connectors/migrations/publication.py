@@ -1,4 +1,4 @@
-"""The publication that lets only inserts of outbox rows leave a PostgreSQL database."""
+"""The publication that lets only inserts of outbox rows and signals leave a PostgreSQL database."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 import sqlalchemy as sa
 
 PUBLICATION: Final = "emrsync"
+_TABLES: Final = "sync_outbox, sync_signal"
 
 
 def ensure_publication(connection: sa.Connection, report: Callable[[str], None]) -> None:
@@ -21,21 +22,21 @@ def ensure_publication(connection: sa.Connection, report: Callable[[str], None])
     found = connection.execute(
         sa.text(
             "SELECT p.puballtables, p.pubinsert, p.pubupdate OR p.pubdelete OR p.pubtruncate AS more,"
-            " ARRAY(SELECT t.schemaname || '.' || t.tablename FROM pg_publication_tables t WHERE t.pubname = p.pubname)"
-            " = ARRAY[current_schema() || '.sync_outbox'] AS only_outbox"
+            " ARRAY(SELECT t.schemaname || '.' || t.tablename FROM pg_publication_tables t WHERE t.pubname = p.pubname"
+            " ORDER BY 1) = ARRAY[current_schema() || '.sync_outbox', current_schema() || '.sync_signal'] AS only_ours"
             " FROM pg_publication p WHERE p.pubname = :name"
         ),
         {"name": PUBLICATION},
     ).one_or_none()
-    if found is not None and found.pubinsert and found.only_outbox and not (found.more or found.puballtables):
+    if found is not None and found.pubinsert and found.only_ours and not (found.more or found.puballtables):
         return
     if found is not None and found.puballtables:
         connection.execute(sa.text("DROP PUBLICATION emrsync"))
         found = None
     if found is None:
-        connection.execute(sa.text("CREATE PUBLICATION emrsync FOR TABLE sync_outbox WITH (publish = 'insert')"))
-        report("publication emrsync created: inserts of sync_outbox")
+        connection.execute(sa.text(f"CREATE PUBLICATION emrsync FOR TABLE {_TABLES} WITH (publish = 'insert')"))
+        report(f"publication emrsync created: inserts of {_TABLES}")
         return
-    connection.execute(sa.text("ALTER PUBLICATION emrsync SET TABLE sync_outbox"))
+    connection.execute(sa.text(f"ALTER PUBLICATION emrsync SET TABLE {_TABLES}"))
     connection.execute(sa.text("ALTER PUBLICATION emrsync SET (publish = 'insert')"))
-    report("publication emrsync corrected: inserts of sync_outbox, nothing else")
+    report(f"publication emrsync corrected: inserts of {_TABLES}, nothing else")

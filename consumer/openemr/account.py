@@ -46,6 +46,7 @@ _LEDGER: Final = {
     "site_state": "SELECT, UPDATE",
     "replay_run": "SELECT, INSERT, UPDATE",
     "recovery_action": "SELECT, INSERT",
+    "resync_run": "SELECT, INSERT, UPDATE",
 }
 
 

@@ -13,13 +13,14 @@ import sqlalchemy as sa
 
 from connectors.events import EntityKey, Event
 from connectors.payloads import AnyPayload
+from consumer.drafting import Draft, Drafting
 from consumer.openemr.comparison import differing
 from consumer.openemr.identifiers import NUMBER_MAX, Numbers
 from consumer.openemr.site import SiteChoices
 from consumer.openemr.target import OpenEmrTarget
 from consumer.openemr.transaction import OpenEmrTransaction
 from consumer.outcome import Applied, Failed, Stale, Waiting
-from consumer.ports import Change, Draft, Mapped, StreamPosition, TargetTransaction
+from consumer.ports import Change, Mapped, StreamPosition, TargetTransaction
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,6 +72,10 @@ class RehearsalTarget:
         """Give what was found since the last call; an entity whose rows would stay as they are has no columns."""
         found, self._differences = self._differences, {}
         return found
+
+    def drafting(self) -> Drafting:
+        """See ports.Target."""
+        return self._target.drafting()
 
     def draft(self, event: Event, payload: AnyPayload) -> Draft | Failed:
         """See ports.Target."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
@@ -90,22 +91,35 @@ def _run(connection: sa.Connection, sql: str) -> None:
 
 
 def _literals(row: Row) -> str:
-    return ", ".join([_literal(value) for value in row])
+    return ", ".join([_WRITERS.get(type(value), _by_driver)(value) for value in row])
 
 
 def _literal(value: Any) -> str:
-    """Write a value as SQL, by the driver's own escaping; its way there from a parameter takes twice as long.
+    """Write a value as SQL, as the driver would; its own way there from a parameter takes three times as long.
 
     A backslash escapes because our sessions set their sql_mode, without NO_BACKSLASH_ESCAPES, themselves.
     """
-    if isinstance(value, str):
-        return f"'{converters.escape_string(value)}'"
-    if value is None:
-        return "NULL"
-    if isinstance(value, bytes):
-        # Pure ASCII, whatever the connection's character set makes of other bytes.
-        return f"x'{value.hex()}'"
+    return _WRITERS.get(type(value), _by_driver)(value)
+
+
+def _by_driver(value: Any) -> str:
     return str(converters.escape_item(value, "utf8mb4", converters.encoders))
+
+
+def _text(value: str) -> str:
+    return f"'{value}'" if _needs_escape(value) is None else f"'{converters.escape_string(value)}'"
+
+
+# Half of a batch's time before it is sent goes into this, so that the commonest types have a way of their own.
+_WRITERS: Final[Mapping[type, Callable[[Any], str]]] = {
+    str: _text,
+    type(None): lambda _value: "NULL",
+    # Pure ASCII, whatever the connection's character set makes of other bytes.
+    bytes: lambda value: f"x'{value.hex()}'",
+    int: str,
+}
+_needs_escape: Final = re.compile("[\\0\\n\\r\\x1a\"'\\\\]").search
+"""Finds a character that the driver escapes; texts mostly have none."""
 
 
 def _chunks(rows: Sequence[Any]) -> Iterable[Sequence[Any]]:

@@ -114,11 +114,7 @@ SURFACES: Final = (
     Surface(
         "FHIR MedicationRequest",
         "medication",
-        """
-        SELECT r.uuid FROM prescriptions AS r
-        JOIN patient_data AS p ON p.pid = r.patient_id AND p.uuid IS NOT NULL
-        WHERE r.uuid IN %s AND r.drug <> ''
-        """,
+        visibility.PRESCRIPTIONS_FHIR,
         deleted_shown="FHIR shows an inactive prescription with status stopped",
     ),
 )

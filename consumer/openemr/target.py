@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import time
 import uuid
@@ -14,25 +13,19 @@ import sqlalchemy as sa
 import structlog
 
 from connectors.events import EntityKey, Event
-from connectors.outbox import TargetSystem
-from connectors.payloads import AnyPayload, DiagnosticOrderV1, EncounterV1, MedicationOrderV1, PatientV1
-from consumer.openemr import encounter, order, patient, prescription
-from consumer.openemr.codes import FieldError
+from connectors.payloads import AnyPayload
 from consumer.openemr.drafts import RowDraft
-from consumer.openemr.encounter import EncounterTable
 from consumer.openemr.errors import translated
-from consumer.openemr.gate import FIRST_START, accept, admitted, sentry
+from consumer.openemr.gate import FIRST_START, accept, admitted
 from consumer.openemr.identifiers import Numbers
 from consumer.openemr.ledger import Ledger, Lock
-from consumer.openemr.order import OrderTable
 from consumer.openemr.packet import Packet
-from consumer.openemr.patient import PatientTable
-from consumer.openemr.prescription import PrescriptionTable
 from consumer.openemr.session import LOCK_WAIT_TIMEOUT_S, utc_offset
-from consumer.openemr.shape import Shape, read_shape
+from consumer.openemr.shape import read_shape
 from consumer.openemr.site import Site, SiteChoices, read_site
+from consumer.openemr.tables import Tables
 from consumer.openemr.transaction import OpenEmrTransaction
-from consumer.openemr.writing import Table, Writer
+from consumer.openemr.writing import Writer
 from consumer.outcome import ErrorClass, Failed, Waiting
 from consumer.ports import MisconfiguredError, OutdatedError, PausedError, RefusedError
 
@@ -46,36 +39,6 @@ SITE_MIN_AGE_S: Final = 10.0
 
 REFUSED_MIN_AGE_S: Final = 1.0
 """And when the database refuses a row, in case an upgrade is why; no more often, as refusals come in crowds."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Tables:
-    site: Site
-    shape: Shape
-    sentry: str
-    patient: PatientTable
-    encounter: EncounterTable
-    order: OrderTable
-    prescription: PrescriptionTable
-
-    def by_kind(self) -> Mapping[str, Table]:
-        return {
-            patient.KIND: self.patient,
-            encounter.KIND: self.encounter,
-            order.KIND: self.order,
-            prescription.KIND: self.prescription,
-        }
-
-    def draft(self, payload: AnyPayload) -> RowDraft:
-        match payload:
-            case PatientV1():
-                return self.patient.draft(payload)
-            case EncounterV1():
-                return self.encounter.draft(payload)
-            case DiagnosticOrderV1():
-                return self.order.draft(payload)
-            case MedicationOrderV1():
-                return self.prescription.draft(payload)
 
 
 class OpenEmrTarget:
@@ -120,20 +83,15 @@ class OpenEmrTarget:
 
     def draft(self, event: Event, payload: AnyPayload) -> RowDraft | Failed:
         """See ports.Target."""
-        try:
-            try:
-                draft = self._tables.draft(payload)
-            except FieldError as error:
-                if error.error_class is not ErrorClass.UNKNOWN_OPTION or not self._refresh(SITE_MIN_AGE_S):
-                    raise
-                draft = self._tables.draft(payload)
-        except FieldError as error:
-            return Failed(error.error_class, str(error))
-        fhir = event.target_system is TargetSystem.FHIR
-        if fhir and draft.kind == order.KIND and not self.site.has_service_request:
-            message = f"target_system fhir: OpenEMR {self.site.version_text} has no ServiceRequest (7.0.4 has)"
-            return Failed(ErrorClass.NOT_VISIBLE, message)
+        draft = self._tables.draft(event, payload)
+        if isinstance(draft, Failed) and draft.error_class is ErrorClass.UNKNOWN_OPTION:
+            # Somebody may have added it since the site was read.
+            return self._tables.draft(event, payload) if self._refresh(SITE_MIN_AGE_S) else draft
         return draft
+
+    def drafting(self) -> Tables:
+        """See ports.Target."""
+        return self._tables
 
     @contextmanager
     def transaction(self) -> Iterator[OpenEmrTransaction]:
@@ -231,7 +189,7 @@ class OpenEmrTarget:
             raise OutdatedError("OpenEMR's tables were accepted anew")
         return True
 
-    def _read_tables(self, before: _Tables | None = None) -> _Tables:
+    def _read_tables(self, before: Tables | None = None) -> Tables:
         """Read the site, and its columns if they are others than before.
 
         Raises:
@@ -250,15 +208,7 @@ class OpenEmrTarget:
         except OutdatedError as error:
             # What is read of a site is the same in all versions: another look would find the same.
             raise MisconfiguredError(str(error)) from None
-        return _Tables(
-            site,
-            shape,
-            sentry(self._ledger_schema, shape),
-            PatientTable(site),
-            EncounterTable(site),
-            OrderTable(site, self._ledger_schema),
-            PrescriptionTable(site),
-        )
+        return Tables.of(site, shape, self._ledger_schema)
 
     def _set_session(self) -> None:
         # info belongs to the session: a lost connection's successor begins in the server's zone, with the usual waits.

@@ -1,4 +1,4 @@
-"""Which of our rows OpenEMR's screens and its FHIR API show."""
+"""Which of our rows OpenEMR's FHIR API shows, and a count of what it and the screens show."""
 
 from __future__ import annotations
 
@@ -39,22 +39,6 @@ ENCOUNTERS_FHIR: Final = """
     ) AS found
     WHERE found.bearers = 1
 """
-_ENCOUNTERS_SCREENS: Final = """
-    SELECT found.uuid
-    FROM (
-        SELECT e.uuid, COUNT(*) OVER (PARTITION BY e.encounter) AS bearers
-        FROM form_encounter AS e
-        JOIN patient_data AS p ON p.pid = e.pid AND p.uuid IS NOT NULL
-        JOIN openemr_postcalendar_categories AS c ON c.pc_catid = e.pc_catid
-        JOIN forms AS f ON f.pid = e.pid AND f.encounter = e.encounter AND f.form_id = e.id
-          AND f.formdir = 'newpatient' AND f.deleted = 0 AND f.therapy_group_id IS NULL
-        WHERE e.uuid IN %s AND e.date IS NOT NULL
-          AND NOT EXISTS (
-              SELECT 1 FROM form_encounter AS x WHERE x.pid = e.pid AND x.encounter = e.encounter AND x.id <> e.id
-          )
-    ) AS found
-    WHERE found.bearers = 1
-"""
 
 # Encounter 0 is "none named", which FHIR shows without a reference; a number that leads nowhere is our mistake.
 ORDERS_FHIR: Final = """
@@ -65,22 +49,13 @@ ORDERS_FHIR: Final = """
     LEFT JOIN form_encounter AS e ON e.encounter = o.encounter_id AND e.pid = o.patient_id
     WHERE o.uuid IN %s AND o.activity = 1 AND (o.encounter_id = 0 OR e.id IS NOT NULL)
 """
-_ORDERS_SCREENS: Final = """
-    SELECT DISTINCT o.uuid
-    FROM procedure_order AS o
-    JOIN patient_data AS p ON p.pid = o.patient_id AND p.uuid IS NOT NULL
-    JOIN procedure_order_code AS c ON c.procedure_order_id = o.procedure_order_id
-    JOIN form_encounter AS e ON e.encounter = o.encounter_id AND e.pid = o.patient_id
-    JOIN forms AS f ON f.form_id = o.procedure_order_id AND f.formdir = 'procedure_order'
-      AND f.pid = o.patient_id AND f.deleted = 0
-    WHERE o.uuid IN %s AND o.activity = 1
-"""
 
-_PRESCRIPTIONS: Final = """
+# An inactive one is shown too, with status stopped, whether it was deleted or revoked.
+PRESCRIPTIONS_FHIR: Final = """
     SELECT r.uuid
     FROM prescriptions AS r
     JOIN patient_data AS p ON p.pid = r.patient_id AND p.uuid IS NOT NULL
-    WHERE r.uuid IN %s AND r.drug <> '' AND (r.active = 1 OR %s)
+    WHERE r.uuid IN %s AND r.drug <> ''
 """
 
 _VERSION: Final = "SELECT v_major, v_minor, v_patch FROM version LIMIT 1"
@@ -103,40 +78,27 @@ class VisibleCount:
 
 
 def visible_patients(connection: sa.Connection, uuids: Iterable[bytes]) -> frozenset[bytes]:
-    """Return those of the uuids whose patients the patient finder and FHIR show."""
+    """Return those of the uuids whose patients FHIR shows, and the patient finder as well."""
     return _visible(connection, PATIENTS, uuids)
 
 
-def visible_encounters(connection: sa.Connection, uuids: Iterable[bytes], *, screens: bool) -> frozenset[bytes]:
-    """Return those of the uuids whose encounters FHIR shows, or with screens both FHIR and the visit history.
+def visible_encounters(connection: sa.Connection, uuids: Iterable[bytes]) -> frozenset[bytes]:
+    """Return those of the uuids whose encounters FHIR shows.
 
     FHIR goes on showing an encounter that was taken off the screens by forms.deleted. A number that an encounter
     of another patient bears too is seen only among the uuids asked for together; count_visible sees all.
     """
-    return _visible(connection, _ENCOUNTERS_SCREENS if screens else ENCOUNTERS_FHIR, uuids)
+    return _visible(connection, ENCOUNTERS_FHIR, uuids)
 
 
-def visible_orders(connection: sa.Connection, uuids: Iterable[bytes], *, screens: bool) -> frozenset[bytes]:
-    """Return those of the uuids whose procedure orders FHIR shows, or with screens both FHIR and the order lists.
-
-    The caller asks for FHIR only where the site has behaviour.SERVICE_REQUEST. An order without an encounter is on
-    no screen.
-    """
-    return _visible(connection, _ORDERS_SCREENS if screens else ORDERS_FHIR, uuids)
+def visible_orders(connection: sa.Connection, uuids: Iterable[bytes]) -> frozenset[bytes]:
+    """Return those of the uuids whose procedure orders FHIR shows, where the site has behaviour.SERVICE_REQUEST."""
+    return _visible(connection, ORDERS_FHIR, uuids)
 
 
-def visible_prescriptions(
-    connection: sa.Connection,
-    uuids: Iterable[bytes],
-    *,
-    screens: bool,  # noqa: ARG001 - prescriptions have no row in `forms`, so that both show the same
-    stopped: bool = False,
-) -> frozenset[bytes]:
-    """Return those of the uuids whose prescriptions are shown as live, or with stopped also as stopped.
-
-    An inactive row does not tell a deleted order from a revoked one; FHIR and the screens show both as stopped.
-    """
-    return _visible(connection, _PRESCRIPTIONS, uuids, stopped)
+def visible_prescriptions(connection: sa.Connection, uuids: Iterable[bytes]) -> frozenset[bytes]:
+    """Return those of the uuids whose prescriptions FHIR shows, as live or as stopped."""
+    return _visible(connection, PRESCRIPTIONS_FHIR, uuids)
 
 
 def count_visible(connection: sa.Connection, *, ledger_schema: str = "emr_sync") -> Mapping[str, VisibleCount]:
@@ -158,12 +120,12 @@ def count_visible(connection: sa.Connection, *, ledger_schema: str = "emr_sync")
     return counts
 
 
-def _visible(connection: sa.Connection, statement: str, uuids: Iterable[bytes], *rest: bool) -> frozenset[bytes]:
+def _visible(connection: sa.Connection, statement: str, uuids: Iterable[bytes]) -> frozenset[bytes]:
     wanted = sorted(set(uuids) - {_NO_UUID})
     return frozenset(
         bytes(uuid)
         for start in range(0, len(wanted), UUIDS_PER_STATEMENT_MAX)
         for uuid in connection.exec_driver_sql(
-            statement, (tuple(wanted[start : start + UUIDS_PER_STATEMENT_MAX]), *rest)
+            statement, (tuple(wanted[start : start + UUIDS_PER_STATEMENT_MAX]),)
         ).scalars()
     )

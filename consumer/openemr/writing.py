@@ -178,11 +178,10 @@ def _visible(connection: sa.Connection, kind: str, uuids: Sequence[bytes]) -> fr
     if kind == patient.KIND:
         return visibility.visible_patients(connection, uuids)
     if kind == encounter.KIND:
-        return visibility.visible_encounters(connection, uuids, screens=False)
+        return visibility.visible_encounters(connection, uuids)
     if kind == order.KIND:
-        return visibility.visible_orders(connection, uuids, screens=False)
-    # One written as inactive is shown too, with status stopped.
-    return visibility.visible_prescriptions(connection, uuids, screens=False, stopped=True)
+        return visibility.visible_orders(connection, uuids)
+    return visibility.visible_prescriptions(connection, uuids)
 
 
 def _sound(change: Change, outcomes: dict[EntityKey, Applied | Failed]) -> bool:

@@ -6,6 +6,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
+import pymysql
+import sqlalchemy as sa
+from pymysql.constants import ER
+
 from tests.chaos.arena import Arena
 
 Fault: TypeAlias = Callable[[Arena, float], None]
@@ -57,7 +61,8 @@ def openemr_locked(arena: Arena, hold_s: float) -> None:
 def clerk_holds_rows(arena: Arena, hold_s: float) -> None:
     """Let a clerk's transaction hold the newest patients, and the gap behind them."""
     with arena.clerk.connect() as connection:
-        connection.exec_driver_sql(f"SELECT id FROM patient_data ORDER BY id DESC LIMIT {ROWS_HELD} FOR UPDATE").all()
+        while not _is_held(connection, f"SELECT id FROM patient_data ORDER BY id DESC LIMIT {ROWS_HELD} FOR UPDATE"):
+            pass
         time.sleep(hold_s)
         connection.rollback()
 
@@ -135,6 +140,18 @@ FAULTS: Final[Mapping[str, Fault]] = {
         member_killed,
     )
 }
+
+
+def _is_held(connection: sa.Connection, sql: str) -> bool:
+    """Run a locking read; tell whether it got its locks, or met our writes halfway and was the deadlock's victim."""
+    try:
+        connection.exec_driver_sql(sql).all()
+    except sa.exc.OperationalError as error:
+        connection.rollback()
+        if isinstance(error.orig, pymysql.Error) and error.orig.args[0] == ER.LOCK_DEADLOCK:
+            return False
+        raise
+    return True
 
 
 def _is_streaming(arena: Arena) -> bool:

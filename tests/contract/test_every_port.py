@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import tests.fakes
-from consumer import ports
+from consumer import drafting, ports
 
 SUITES = sorted(path.stem for path in Path(__file__).parent.glob("test_*.py") if path.stem != "test_every_port")
 
@@ -20,8 +20,13 @@ def suites() -> list[ModuleType]:
 
 
 def protocols() -> set[type]:
-    """Give the Protocols of consumer/ports.py."""
-    found = (one for _, one in inspect.getmembers(ports, inspect.isclass) if one.__module__ == ports.__name__)
+    """Give the Protocols of the ports and of what they are drafted by."""
+    found = (
+        one
+        for module in (drafting, ports)
+        for _, one in inspect.getmembers(module, inspect.isclass)
+        if one.__module__ == module.__name__
+    )
     return {one for one in found if getattr(one, "_is_protocol", False)}
 
 

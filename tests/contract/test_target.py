@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import datetime as dt
@@ -15,11 +16,11 @@ import pytest
 from connectors.events import EntityKey, Event
 from connectors.outbox import EntityType, Operation
 from connectors.payloads import read_payload
+from consumer.drafting import Draft, Drafting
 from consumer.openemr.target import OpenEmrTarget
 from consumer.outcome import Applied, ErrorClass, Failed, Stale, Waiting
 from consumer.ports import (
     Change,
-    Draft,
     LockedError,
     Mapped,
     RaceError,
@@ -34,7 +35,7 @@ from tests.fakes import Clock, FakeOpenEmr, FakeTarget
 from tests.integration.consumer.openemr.sites import REFUSING, Site, installed_site, open_target
 from tests.made_events import event, key_of
 
-PROTOCOLS = (Target, TargetTransaction, Draft)
+PROTOCOLS = (Target, TargetTransaction, Draft, Drafting)
 IMPLEMENTATIONS = {"fake": FakeTarget, "openemr": OpenEmrTarget}
 
 DELETE = Operation.DELETE
@@ -466,6 +467,22 @@ def test_a_field_that_is_too_long_for_the_site_is_named_in_the_draft(system: Sys
     assert isinstance(failed, Failed)
     assert ErrorClass.TOO_LONG is failed.error_class
     assert failed.message.startswith("given_name: ")
+
+
+def test_what_is_known_of_the_site_drafts_as_the_target_does_in_another_thread(system: System) -> None:
+    """And stays the same object as long as nothing has changed, while its target is at work."""
+    wanted = [event(clinic.patient(given_name="é" * length)) for length in (255, 256)]
+    drafting = system.target.drafting()
+
+    def drafts(by: Drafting) -> list[Draft | Failed]:
+        return [by.draft(one, read_payload(EntityType.PATIENT, 1, one.payload)) for one in wanted]
+
+    with concurrent.futures.ThreadPoolExecutor(1) as thread, system.target.transaction():
+        ahead = thread.submit(drafts, drafting).result()
+
+    assert drafts(system.target) == ahead
+    assert [False, True] == [isinstance(one, Failed) for one in ahead]
+    assert drafting is system.target.drafting()
 
 
 def test_a_parked_event_is_released_unchanged_when_its_parent_is_there(system: System) -> None:

@@ -21,15 +21,12 @@ from tests.chaos.load import Load, write
 from tests.chaos.outage import FIRST_NUMBER, watched
 from tests.e2e.members import Member, wait_for
 
-PAIRS: Final = (
-    (Point.BEFORE_TARGET_COMMIT, Point.AFTER_TARGET_COMMIT),
-    (Point.BEFORE_MARK, Point.AFTER_MARK),
-    (Point.BEFORE_OFFSET_COMMIT, Point.AFTER_OFFSET_COMMIT),
-    (Point.BEFORE_DEAD_LETTER, Point.AFTER_DEAD_LETTER),
-    (Point.BEFORE_RELEASE, Point.AFTER_RELEASE),
-    (Point.BEFORE_REVOKE, Point.AFTER_REVOKE),
+COMPANIES: Final = (
+    (Point.BEFORE_TARGET_COMMIT, Point.AFTER_TARGET_COMMIT, Point.BEFORE_MARK, Point.AFTER_MARK),
+    (Point.BEFORE_OFFSET_COMMIT, Point.AFTER_OFFSET_COMMIT, Point.BEFORE_DEAD_LETTER, Point.AFTER_DEAD_LETTER),
+    (Point.BEFORE_RELEASE, Point.AFTER_RELEASE, Point.BEFORE_REVOKE, Point.AFTER_REVOKE),
 )
-"""Both points of a step in one test: the first member dies at the one, the second at the other."""
+"""Points whose victims are members of one group, each dying at its own: they wait together to be thrown out."""
 
 RETRY: Final = (Point.BEFORE_RETRY_SETTLE, Point.AFTER_RETRY_SETTLE)
 """The same of the retrier, which is another process."""
@@ -49,14 +46,14 @@ TIMES: Final = 3
 
 def test_every_point_has_its_crash() -> None:
     """A new point needs a place here."""
-    assert set(Point) == {*itertools.chain(*PAIRS), *RETRY}
+    assert set(Point) == {*itertools.chain(*COMPANIES), *RETRY}
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair[0].value.removeprefix("before_"))
-def test_a_member_killed_at_a_point_loses_nothing_and_repeats_nothing(
-    breakable: Stack, tmp_path: Path, pair: tuple[Point, Point]
+@pytest.mark.parametrize("points", COMPANIES, ids=lambda points: points[0].value.removeprefix("before_"))
+def test_members_killed_at_their_points_lose_nothing_and_repeat_nothing(
+    breakable: Stack, tmp_path: Path, points: tuple[Point, ...]
 ) -> None:
-    """Two victims, then one that lives: invariants, one effect per event, no attempt charged."""
+    """Four victims, then one that lives: invariants, one effect per event, no attempt charged."""
     with arena(breakable, tmp_path, members=0) as opened, watched(opened) as checker:
         load = Load(
             opened.variables["EMRSYNC_APP_URL"],
@@ -66,11 +63,11 @@ def test_a_member_killed_at_a_point_loses_nothing_and_repeats_nothing(
         )
         trouble = troubles(opened, FIRST_NUMBER + checker.after + 100_000)
         with load.running():
-            victims = [opened.members.start(number, crashing(point)) for number, point in enumerate(pair)]
-            if pair[0] is not Point.BEFORE_REVOKE:
+            victims = [opened.members.start(number, crashing(point)) for number, point in enumerate(points)]
+            if Point.AFTER_REVOKE not in points:
                 wait_dead(victims, trouble)
-            # The newcomer is what takes partitions from the second victim, where that is the point.
-            opened.members.start(len(pair))
+            # The newcomer is what takes partitions from the last victim, where that is the point.
+            opened.members.start(len(points))
             wait_dead(victims, trouble)
         checker.wait_at_rest(REST_LIMIT_S)
 

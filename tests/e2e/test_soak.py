@@ -15,7 +15,6 @@ SECONDS = 120.0
 
 
 @pytest.mark.last
-@pytest.mark.soak
 def test_two_minutes_of_all_faults_leave_nothing_behind(breakable: Stack, tmp_path: Path) -> None:
     """Invariants hold, every row is done with one effect and uncharged, and latency is as before the first fault."""
     with arena(breakable, tmp_path) as opened:

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from connectors.events import EntityKey, Event
 from connectors.outbox import EntityType
 from connectors.payloads import AnyPayload, DiagnosticOrderV1, EncounterV1, MedicationOrderV1, PatientV1
+from consumer.drafting import Draft, Drafting
 from consumer.outcome import Applied, ErrorClass, Failed, Stale, Waiting
-from consumer.ports import Change, Draft, LockedError, Mapped, RaceError, RefusedError, StreamPosition
+from consumer.ports import Change, LockedError, Mapped, RaceError, RefusedError, StreamPosition
 from tests.fakes.faults import Faults
 
 GIVEN_NAME_CHARACTERS_MAX = 255
@@ -103,6 +104,10 @@ class FakeTarget:
             case DiagnosticOrderV1() | MedicationOrderV1():
                 visit = payload.encounter_id
                 return FakeDraft((patient,) if visit is None else (patient, EntityKey(EntityType.ENCOUNTER, visit)))
+
+    def drafting(self) -> Drafting:
+        """See ports.Target; the one rule does not change."""
+        return self
 
     @contextmanager
     def transaction(self) -> Iterator[FakeTransaction]:

@@ -28,6 +28,8 @@ MARK = (
     " error_class = NULL, error_message = NULL, processed_at = '2025-01-01 00:00:00' WHERE entity_id = 'P-1'"
 )
 
+SIGNAL = "INSERT INTO sync_signal (id, type, data) VALUES ('1', 'log', '{}')"
+
 ALLOWED = {
     "app": [
         PATIENT,
@@ -36,10 +38,12 @@ ALLOWED = {
         "UPDATE patient_cache SET given_name = 'Mina' WHERE patient_id = 'P-1'",
         "DELETE FROM patient_cache WHERE patient_id = 'P-9'",
     ],
-    "cdc": ["SELECT * FROM sync_outbox WHERE status <> 'done' ORDER BY seq"],
+    "cdc": ["SELECT * FROM sync_outbox WHERE status <> 'done' ORDER BY seq", "SELECT * FROM sync_signal"],
     "marker": [
         "SELECT * FROM sync_outbox",
         MARK,
+        SIGNAL,
+        "DELETE FROM sync_signal WHERE id = '1'",
         "UPDATE patient_cache SET last_synced_at = '2025-01-01 00:00:00' WHERE patient_id = 'P-1'",
         "SELECT patient_id, last_synced_at FROM patient_cache",
         "UPDATE order_cache SET last_synced_at = '2025-01-01 00:00:00' WHERE order_id = 'O-1'",
@@ -51,9 +55,11 @@ REFUSED = {
         "DELETE FROM sync_outbox",
         "DROP TABLE sync_outbox",
         "CREATE TABLE mine (id int)",
+        SIGNAL,
     ],
     "cdc": [
         EVENT,
+        SIGNAL,
         "UPDATE sync_outbox SET status = 'done'",
         "DELETE FROM sync_outbox",
         "SELECT patient_id FROM patient_cache",

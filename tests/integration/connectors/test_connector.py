@@ -170,6 +170,7 @@ def test_an_inserted_row_arrives_with_exactly_the_headers_key_and_value_of_the_c
         "target_system": b"openemr",
         "seq": str(line.one(f"SELECT seq FROM sync_outbox WHERE outbox_id = '{outbox_id}'")).encode(),
         "payload_version": b"1",
+        "cause": None,
     }
     event = decode(record.key, record.value, {**record.headers, "created_at": created_at})
     assert event.created_at == line.one(f"SELECT created_at FROM sync_outbox WHERE outbox_id = '{outbox_id}'")

@@ -32,6 +32,9 @@ CLASSIC = {
             CONSTRAINT their_own CHECK (status IN ('pending', 'done', 'failed'))
         ) DEFAULT CHARACTER SET latin1""",
 }
+EVENT = """
+    INSERT INTO sync_outbox (entity_type, entity_id, operation, target_system, payload)
+    VALUES ('patient', 'P-1', 'create', 'openemr', '{}')"""
 CLASSIC_ROWS = f"""
     INSERT INTO sync_outbox (outbox_id, entity_type, entity_id, operation, target_system, payload, status, created_at)
     VALUES
@@ -90,6 +93,32 @@ def test_rows_of_a_classic_table_are_kept_and_numbered_by_age(source_url: str) -
     ]
 
 
+def test_a_table_of_the_first_version_gets_the_cause_and_the_table_of_signals(source_url: str) -> None:
+    """What a running pipeline has is kept, and its rows have no cause."""
+    upgrade(source_url)
+    new = described(source_url)
+    execute(source_url, "ALTER TABLE sync_outbox DROP COLUMN cause")
+    if "postgresql" in source_url:
+        execute(source_url, "ALTER PUBLICATION emrsync SET TABLE sync_outbox")
+    execute(source_url, "DROP TABLE sync_signal", "UPDATE alembic_version_outbox SET version_num = 'outbox_0001'")
+    execute(source_url, EVENT)
+
+    upgrade(source_url)
+
+    assert described(source_url) == new
+    assert [(None,)] == [tuple(row) for row in fetch(source_url, "SELECT cause FROM sync_outbox")]
+    assert [] == fetch(source_url, "SELECT id, type, data FROM sync_signal")
+
+
+def test_a_column_named_cause_that_is_no_text_is_left_alone(source_url: str) -> None:
+    """It is the application's own."""
+    execute(source_url, CLASSIC[sa.make_url(source_url).get_backend_name()])
+    execute(source_url, "ALTER TABLE sync_outbox ADD COLUMN cause INTEGER")
+
+    with pytest.raises(MigrationError, match="a column cause that is no text"):
+        upgrade(source_url)
+
+
 def test_running_again_changes_nothing_and_says_nothing(source_url: str) -> None:
     """Every start of a stack runs the migrations."""
     said: list[str] = []
@@ -108,11 +137,7 @@ def test_a_row_of_plain_sql_gets_all_the_rest_by_default(source_url: str) -> Non
     """Any program may write events, knowing no more than the contract."""
     upgrade(source_url)
 
-    execute(
-        source_url,
-        "INSERT INTO sync_outbox (entity_type, entity_id, operation, target_system, payload)"
-        " VALUES ('patient', 'P-1', 'create', 'openemr', '{}')",
-    )
+    execute(source_url, EVENT)
 
     row = fetch(source_url, "SELECT seq, payload_version, status, retry_count, outbox_id FROM sync_outbox")[0]
     assert tuple(row[:4]) == (1, 1, "pending", 0)
@@ -181,7 +206,7 @@ def test_text_that_is_too_long_is_refused_and_not_cut(postgresql_url: str) -> No
     assert fetch(postgresql_url, "SELECT max(length(entity_id)) FROM sync_outbox")[0][0] == 101
 
 
-def test_the_publication_lets_inserts_of_the_outbox_out_and_nothing_else(postgresql_url: str) -> None:
+def test_the_publication_lets_inserts_of_outbox_and_signals_out_and_nothing_else(postgresql_url: str) -> None:
     """One that somebody made for more is corrected."""
     execute(postgresql_url, "CREATE TABLE other (id int primary key)", "CREATE PUBLICATION emrsync FOR TABLE other")
 
@@ -190,9 +215,9 @@ def test_the_publication_lets_inserts_of_the_outbox_out_and_nothing_else(postgre
     flags = fetch(
         postgresql_url, "SELECT pubinsert, pubupdate, pubdelete, pubtruncate, puballtables FROM pg_publication"
     )
-    tables = fetch(postgresql_url, "SELECT pubname, tablename FROM pg_publication_tables")
+    tables = fetch(postgresql_url, "SELECT pubname, tablename FROM pg_publication_tables ORDER BY 2")
     assert [tuple(row) for row in flags] == [(True, False, False, False, False)]
-    assert [tuple(row) for row in tables] == [("emrsync", "sync_outbox")]
+    assert [tuple(row) for row in tables] == [("emrsync", "sync_outbox"), ("emrsync", "sync_signal")]
 
 
 def engine(url: str) -> sa.Engine:

@@ -15,10 +15,11 @@ import pytest
 from connectors.events import EntityKey, Event
 from connectors.outbox import Operation
 from connectors.payloads import AnyPayload
+from consumer.drafting import Draft, Drafting
 from consumer.openemr import identifiers
 from consumer.openemr.target import OpenEmrTarget
 from consumer.outcome import Failed, Waiting
-from consumer.ports import Draft, Settlement, TargetTransaction
+from consumer.ports import Settlement, TargetTransaction
 from consumer.settle import settle_events
 from tests import clinic
 from tests.fakes import FakeMarker, FakeRow, FakeSource
@@ -57,6 +58,10 @@ class GatedTarget:
     def draft(self, one: Event, payload: AnyPayload) -> Draft | Failed:
         """See ports.Target."""
         return self._target.draft(one, payload)
+
+    def drafting(self) -> Drafting:
+        """See ports.Target."""
+        return self._target.drafting()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[TargetTransaction]:

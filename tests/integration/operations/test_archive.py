@@ -51,6 +51,10 @@ def test_an_empty_openemr_is_rebuilt_from_the_archive_alone(
     second = world.json("archive", "run", "kept")
     assert (70, 70) == (first["records"], second["records"])
     assert {"records": 140, "faults": []} == world.json("archive", "verify", "kept")
+    noted = f"SELECT subject, action, detail FROM {sites[0].ledger}.recovery_action WHERE command = 'archive'"
+    assert [("kept", "archived", 70)] * 2 == [
+        (row["subject"], row["action"], int(row["detail"].split()[0])) for row in sites[0].rows(noted)
+    ]
     before = world.chart()
     names = [clinic.topic(one) for one in world.write(made.patient(), made.encounter("P"), made.order("P"))]
     remove_topics(clinic.admin, names)

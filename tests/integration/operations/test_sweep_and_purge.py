@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
 
 import pytest
 import sqlalchemy as sa
@@ -85,6 +86,36 @@ def test_only_what_is_done_confirmed_and_held_elsewhere_leaves_the_outbox(world:
     assert {"removed": True, "rows": 2, "kept": 2, "ledger_rows": None} == removed
     stay = {one.outbox_id for one in (waiting, young, failed, *pending, *unconfirmed, *unheld)}
     assert stay == there(world)
+
+
+def test_a_purge_under_live_load_removes_nothing_that_is_not_confirmed(world: ReplayWorld, site: Site) -> None:
+    """Rows are written, settled and marked all the time; some are marked done by mistake, and some never arrive."""
+    ended = threading.Event()
+    live: list[Event] = []
+
+    def write() -> None:
+        while not ended.is_set():
+            live.extend(world.happened(made.patient(), made.patient()))
+
+    mistaken = world.missed(*(made.patient() for _ in range(20)))
+    unsettled = world.missed(*(made.patient() for _ in range(20)))
+    change(world, *mistaken, status="done", processed_at=dt.datetime.now(dt.UTC) - dt.timedelta(days=40))
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        removed = 0
+        while removed < 20:
+            removed += world.json("purge", "--older-than", "0", "--apply", "--why", "under load")["rows"]
+    finally:
+        ended.set()
+        writer.join()
+
+    gone = {one.outbox_id for one in (*live, *mistaken, *unsettled)} - there(world)
+    assert removed == len(gone)
+    assert gone <= {one.outbox_id for one in live}
+    confirmed = {row["outbox_id"] for row in site.rows(f"SELECT outbox_id FROM {site.ledger}.applied_event")}
+    assert {one.bytes for one in gone} <= confirmed
+    assert {"pending"} == {world.status(one) for one in unsettled}
 
 
 def test_what_an_archive_holds_may_go_and_the_ledgers_rows_after_it_without_a_second_application(

@@ -18,7 +18,7 @@ from connectors.connector_config import (
     fill,
     template,
 )
-from connectors.events import HEADERS
+from connectors.events import CAUSE_HEADER, HEADERS
 
 SETTINGS_PAGE = Path(__file__).parents[3] / "docs" / "connector-settings.md"
 
@@ -40,23 +40,27 @@ MANDATORY = {
     "topic.prefix": "emrsync",
     "skipped.operations": "u,d,t",
     "snapshot.mode": "when_needed",
-    "poll.interval.ms": "1",
+    "poll.interval.ms": "2",
+    "max.batch.size": "1",
     "heartbeat.interval.ms": "10000",
     "extended.headers.enabled": "false",
     "event.converting.failure.handling.mode": "fail",
     "errors.max.retries": "30",
     "errors.tolerance": "none",
     "read.only": "true",
-    "signal.enabled.channels": "kafka",
-    "signal.kafka.topic": "emrsync.signals",
-    "signal.kafka.bootstrap.servers": "kafka.example:9092",
-    "signal.kafka.groupId": "emrsync-signals",
+    "signal.enabled.channels": "source",
+    "incremental.snapshot.chunk.size": "1024",
+    "notification.enabled.channels": "sink",
+    "notification.sink.topic.name": "emrsync.notifications",
     "key.converter": "org.apache.kafka.connect.storage.StringConverter",
     "value.converter": "org.apache.kafka.connect.storage.StringConverter",
     "header.converter": "org.apache.kafka.connect.storage.SimpleHeaderConverter",
-    "predicates": "isOutbox",
+    "predicates": "isOutbox,isSignal",
     "predicates.isOutbox.type": "org.apache.kafka.connect.transforms.predicates.TopicNameMatches",
-    "transforms": "outbox",
+    "predicates.isSignal.pattern": r"emrsync\.[^.]+\.sync_signal",
+    "transforms": "signals,outbox",
+    "transforms.signals.type": "org.apache.kafka.connect.transforms.Filter",
+    "transforms.signals.predicate": "isSignal",
     "transforms.outbox.type": "io.debezium.transforms.outbox.EventRouter",
     "transforms.outbox.predicate": "isOutbox",
     "transforms.outbox.table.field.event.id": "outbox_id",
@@ -83,7 +87,8 @@ MANDATORY_BY_ENGINE = {
         "slot.name": "emrsync",
         "heartbeat.action.query": "SELECT pg_logical_emit_message(true, 'emrsync-heartbeat', '')",
         "message.prefix.exclude.list": "emrsync-heartbeat",
-        "table.include.list": "public.sync_outbox",
+        "table.include.list": "public.sync_outbox,public.sync_signal",
+        "signal.data.collection": "public.sync_signal",
         "snapshot.select.statement.overrides": "public.sync_outbox",
         "snapshot.select.statement.overrides.public.sync_outbox": (
             "SELECT * FROM public.sync_outbox WHERE status <> 'done' ORDER BY seq"
@@ -101,13 +106,13 @@ MANDATORY_BY_ENGINE = {
 MANDATORY_OF_BINLOGS = {
     "database.server.id": "519860",
     "connect.keep.alive.interval.ms": "5000",
-    "signal.poll.interval.ms": "1000",
     "schema.history.internal.kafka.topic": "emrsync.schema-history",
     "schema.history.internal.kafka.bootstrap.servers": "kafka.example:9092",
     "schema.history.internal.store.only.captured.tables.ddl": "true",
     "schema.history.internal.store.only.captured.databases.ddl": "true",
     "schema.history.internal.skip.unparseable.ddl": "true",
-    "table.include.list": "clinic.sync_outbox",
+    "table.include.list": "clinic.sync_outbox,clinic.sync_signal",
+    "signal.data.collection": "clinic.sync_signal",
     "snapshot.select.statement.overrides": "clinic.sync_outbox",
     "snapshot.select.statement.overrides.clinic.sync_outbox": (
         "SELECT * FROM clinic.sync_outbox WHERE status <> 'done' ORDER BY seq"
@@ -153,7 +158,7 @@ def test_the_router_gives_every_header_of_the_contract(engine: SourceEngine) -> 
 
     placed = [one.removesuffix(":header") for one in placement.split(",")]
 
-    assert set(HEADERS) == {"id", *placed}  # the router always adds id itself
+    assert {*HEADERS, CAUSE_HEADER} == {"id", *placed}  # the router always adds id itself
 
 
 @pytest.mark.parametrize("engine", SourceEngine)

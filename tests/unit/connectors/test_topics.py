@@ -16,7 +16,7 @@ def test_every_topic_is_defined_as_the_design_says() -> None:
         "emrsync.encounter": (6, str(14 * DAY_MS)),
         "emrsync.order": (6, str(14 * DAY_MS)),
         "emrsync.dead-letter": (1, str(90 * DAY_MS)),
-        "emrsync.signals": (1, str(7 * DAY_MS)),
+        "emrsync.notifications": (1, str(7 * DAY_MS)),
         "__debezium-heartbeat.emrsync": (1, str(DAY_MS)),
         "emrsync.schema-history": (1, "-1"),
     } == found

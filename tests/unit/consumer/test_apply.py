@@ -10,8 +10,9 @@ from connectors.events import EntityKey, Event
 from connectors.outbox import EntityType, Operation
 from connectors.payloads import AnyPayload
 from consumer.apply import DRAFTS_MAX, RACES_MAX, apply_events
+from consumer.drafting import Draft
 from consumer.outcome import Applied, Duplicate, ErrorClass, Failed, Outcome, Stale, Waiting
-from consumer.ports import Draft, OutdatedError, RaceError, StreamPosition, TransientError
+from consumer.ports import OutdatedError, RaceError, StreamPosition, TransientError
 from tests import clinic
 from tests.fakes import Clock, FakeOpenEmr, FakeTarget, Faults, digest
 from tests.made_events import event, key_of

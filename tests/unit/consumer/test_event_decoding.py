@@ -54,6 +54,12 @@ def test_other_headers_are_ignored() -> None:
     assert 42 == decode(b"P-1", b"{}", HEADERS | {"traceparent": b"\xff"}).seq
 
 
+@pytest.mark.parametrize(("added", "expected"), [({}, None), ({"cause": None}, None), ({"cause": b"resync"}, "resync")])
+def test_the_cause_may_be_absent(added: dict[str, bytes | None], expected: str | None) -> None:
+    """Older connectors do not send it, and events of changes have none."""
+    assert expected == decode(b"P-1", b"{}", HEADERS | added).cause
+
+
 @pytest.mark.parametrize("name", sorted(HEADERS))
 @pytest.mark.parametrize("raw", [None, b"", b"\xff", FAMILY_NAME.encode()])
 def test_a_header_that_is_absent_or_wrong_is_named(name: str, raw: bytes | None) -> None:

@@ -140,7 +140,7 @@ def test_what_a_person_adds_to_the_site_is_seen_without_a_restart(site: Site, mo
     monkeypatch.setattr("consumer.openemr.target.SITE_MIN_AGE_S", 0.0)
     patient = clinic.patient()
     site.put(patient)
-    columns = site.target.site.columns
+    columns, drafting = site.target.site.columns, site.target.drafting()
     site.change("INSERT INTO list_options (list_id, option_id, title) VALUES ('marital', 'partner', 'Partner')")
     try:
         site.put({**patient, "marital_status": "partner"}, operation="update")
@@ -149,3 +149,5 @@ def test_what_a_person_adds_to_the_site_is_seen_without_a_restart(site: Site, mo
 
     assert site.of(patient)["status"] == "partner"
     assert site.target.site.columns is columns
+    # What was drafted ahead by the site as it was is drafted anew.
+    assert site.target.drafting() is not drafting

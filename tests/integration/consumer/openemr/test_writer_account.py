@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import re
 import uuid
@@ -19,6 +20,8 @@ from consumer.settle import settle_events
 from operations import dead_letter_actions
 from operations.config import OperationsSettings
 from operations.recovery_ledger import RecoveryLedger
+from operations.resync_ledger import ResyncLedger, ResyncRun, Way
+from operations.resync_selection import ResyncSelection
 from operations.where import _APPLIED, _MAPPED, _TRAIL, _WAITING
 from tests import clinic
 from tests.fakes import FakeMarker, FakeSource
@@ -165,19 +168,28 @@ def test_each_right_is_used_and_no_other_is_needed(openemr_admin_url: str) -> No
 
 def recovery_statements(site: Site) -> list[str]:
     """Let recovery commands write and read their rows with the writer's account, and give what they send."""
-    settings = {"EMRSYNC_OPENEMR_URL": site.writer_url, "EMRSYNC_LEDGER_SCHEMA": site.ledger}
-    ledger = RecoveryLedger(OperationsSettings.of(settings))
+    variables = {"EMRSYNC_OPENEMR_URL": site.writer_url, "EMRSYNC_LEDGER_SCHEMA": site.ledger}
+    settings = OperationsSettings.of(variables)
+    ledger, runs = RecoveryLedger(settings), ResyncLedger(settings)
     sent: list[str] = []
 
     def record(_c: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
         sent.append(" ".join(statement.split()))
 
-    sa.event.listen(ledger._engine, "before_cursor_execute", record)
+    for engine in (ledger._engine, runs._engine):
+        sa.event.listen(engine, "before_cursor_execute", record)
     ledger.note("replay", "plan", "begun")
     ledger.save("plan", digest="x", state="running", events=1, done=0, positions={}, counts={})
     assert ledger.run("plan") is not None
     assert len(ledger.actions("replay", "plan", 10)) == 1
+    run = ResyncRun(str(uuid.uuid4()), Way.OUTBOX, ResyncSelection(), "running", 1, 0, {"after_seq": 7}, _now())
+    runs.save(run)
+    assert (begun := runs.open_run()) is not None
+    assert run == dataclasses.replace(begun, updated_at=run.updated_at)
+    runs.save(dataclasses.replace(run, state="finished"))
+    assert runs.open_run() is None
     ledger._engine.dispose()
+    runs._engine.dispose()
     return sent
 
 
