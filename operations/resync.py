@@ -26,7 +26,7 @@ from operations.resync_selection import ResyncSelection
 from operations.resync_throttle import Throttle
 from operations.source import connector_place
 
-SLICE_ROWS: Final = 50
+SLICE_ROWS: Final = 25
 """Rows of one signal: what the connector reads, and the consumers get, at once between live events."""
 
 ANSWER_LIMIT_S: Final = 60.0

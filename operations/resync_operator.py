@@ -32,7 +32,7 @@ from producer_app.config import AppSettings
 
 COMMAND: Final = "resync"
 
-EVENTS_PER_S: Final = 400.0
+EVENTS_PER_S: Final = 50.0
 
 
 class Operator:

@@ -12,7 +12,7 @@ from operations.errors import ResyncError
 from operations.kafka import KafkaAdmin, PartitionLag
 
 STALL_LIMIT_S: Final = 60.0
-_LOOK_S: Final = 0.05
+_LOOK_S: Final = 0.1
 
 
 class Throttle:

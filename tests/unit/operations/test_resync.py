@@ -92,7 +92,7 @@ def test_the_next_portion_waits_for_the_group_and_for_the_rate() -> None:
 
     slow, clock = SlowGroup(per_look=1), Clock()
     throttle(slow, clock).wait(1)
-    assert 0.5 == round(clock.now_s, 3)
+    assert 1.0 == round(clock.now_s, 3)
 
 
 def test_a_group_that_settles_nothing_ends_the_wait() -> None:
