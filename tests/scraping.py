@@ -17,13 +17,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def exposed(port: int) -> str:
+    """Give the text of /metrics of a process on this machine."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        return str(answer.read().decode())
+
+
 def scraped(port: int) -> Samples:
     """Read /metrics of a process on this machine."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-        text = answer.read().decode()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
+        for family in text_string_to_metric_families(exposed(port))
         for sample in family.samples
     }
 

@@ -22,9 +22,15 @@ def scratch_database(admin_url: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def connected(admin_url: str, database: str | None = None) -> Iterator[sa.Connection]:
-    """Connect as the administrator for the time of a block; what is not committed is rolled back."""
+    """Connect as the administrator for the time of a block; what is not committed is lost.
+
+    Nothing is asked of the server at the end, which a test may have restarted under the connection.
+    """
     engine = sa.create_engine(
         sa.make_url(admin_url).set(database=database), poolclass=sa.NullPool, connect_args={"charset": "utf8mb4"}
     )
     with engine.connect() as connection:
-        yield connection
+        try:
+            yield connection
+        finally:
+            connection.invalidate()

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from stack import Stack
 from tests.chaos.proxy import LOOPBACK, Proxy
 from tests.e2e.members import RETRY, RUN, Member, wait_for
-from tests.scraping import free_port, scraped, value
+from tests.scraping import exposed, free_port, scraped, value
 
 WAIT_S: Final = 86_400
 """A child's wait for its parent: longer than any outage, so that what was only held up is never called failed."""
@@ -32,6 +32,7 @@ class Members:
         self._folder = folder
         self._lives: list[list[Member]] = []
         self._ended: list[Member] = []
+        self._metrics_ports: dict[int, int] = {}
         self._stopped: list[Member] = []
         self._killed: list[Member] = []
 
@@ -41,7 +42,9 @@ class Members:
             self._lives.append([])
         lives = self._lives[number]
         log = self._folder / f"member-{number}-{len(lives) + 1}.log"
-        lives.append(Member({**self._environment, "EMRSYNC_CLIENT_ID": f"member-{number}"}, log, module))
+        self._metrics_ports[number] = free_port()
+        own = {"EMRSYNC_CLIENT_ID": f"member-{number}", "EMRSYNC_METRICS_PORT": str(self._metrics_ports[number])}
+        lives.append(Member({**self._environment, **own}, log, module))
         # Another module may let it die sooner than it owns anything.
         lives[-1].wait_assigned(or_ended=module != RUN)
         return lives[-1]
@@ -77,6 +80,10 @@ class Members:
     def logs(self) -> str:
         """Give everything that all of them wrote."""
         return "\n".join(one.log for lives in self._lives for one in lives)
+
+    def metrics(self) -> str:
+        """Give everything that the running ones tell Prometheus."""
+        return "\n".join(exposed(self._metrics_ports[number]) for number in range(len(self._lives)))
 
     def close(self) -> None:
         """Stop all of them."""

@@ -15,8 +15,7 @@ import sqlalchemy as sa
 
 from tests.chaos.arena import Arena
 from tests.chaos.faults import FAULTS
-from tests.chaos.load import Load
-from tests.chaos.outage import FIRST_NUMBER, watched
+from tests.chaos.outage import load_for, watched
 
 EVENTS_PER_S: Final = 200.0
 CALM_S: Final = 10.0
@@ -111,12 +110,7 @@ def soak(arena: Arena, *, seed: int, seconds: float, report: Callable[[str], Non
     # Short enough that each fault has its turn; long enough that retries, backoff and time limits come into it.
     hold_s = (1.0, min(20.0, max(3.0, seconds / 40)))
     with watched(arena) as checker:
-        load = Load(
-            arena.variables["EMRSYNC_APP_URL"],
-            events_per_s=EVENTS_PER_S,
-            seed=seed,
-            first_number=FIRST_NUMBER + checker.after,
-        )
+        load = load_for(arena, checker, events_per_s=EVENTS_PER_S, seed=seed)
         begun_s, begun_at = time.monotonic(), dt.datetime.now(dt.UTC)
         with load.running() as written:
             report(f"calm for {CALM_S:.0f} s")

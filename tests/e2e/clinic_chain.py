@@ -45,8 +45,9 @@ class Chain:
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         self.variables = variables
-        self.source = sa.create_engine(variables["EMRSYNC_SOURCE_ADMIN_URL"])
-        self.openemr = sa.create_engine(variables["EMRSYNC_OPENEMR_ADMIN_URL"])
+        # Other tests stop and start the servers under connections that rest here.
+        self.source = sa.create_engine(variables["EMRSYNC_SOURCE_ADMIN_URL"], pool_pre_ping=True)
+        self.openemr = sa.create_engine(variables["EMRSYNC_OPENEMR_ADMIN_URL"], pool_pre_ping=True)
 
     def close(self) -> None:
         """Give the connections back."""

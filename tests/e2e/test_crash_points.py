@@ -17,8 +17,8 @@ from connectors.outbox import EntityType, Operation
 from consumer.crash_points import Point
 from stack import Stack
 from tests.chaos.arena import Arena, arena
-from tests.chaos.load import Load, write
-from tests.chaos.outage import FIRST_NUMBER, watched
+from tests.chaos.load import write
+from tests.chaos.outage import FIRST_NUMBER, load_for, watched
 from tests.e2e.members import Member, wait_for
 
 COMPANIES: Final = (
@@ -55,12 +55,7 @@ def test_members_killed_at_their_points_lose_nothing_and_repeat_nothing(
 ) -> None:
     """Four victims, then one that lives: invariants, one effect per event, no attempt charged."""
     with arena(breakable, tmp_path, members=0) as opened, watched(opened) as checker:
-        load = Load(
-            opened.variables["EMRSYNC_APP_URL"],
-            events_per_s=EVENTS_PER_S,
-            seed=1,
-            first_number=FIRST_NUMBER + checker.after,
-        )
+        load = load_for(opened, checker, events_per_s=EVENTS_PER_S, seed=1)
         trouble = troubles(opened, FIRST_NUMBER + checker.after + 100_000)
         with load.running():
             victims = [opened.members.start(number, crashing(point)) for number, point in enumerate(points)]

@@ -1,4 +1,4 @@
-"""A name that is planted in payloads and in records that are none is told by no log, message, header or reason."""
+"""A name that is planted in payloads and in records that are none is told by no log, message, metric or header."""
 
 from __future__ import annotations
 
@@ -53,8 +53,9 @@ def test_the_planted_name_is_found_nowhere_but_in_payloads(breakable: Stack, tmp
         wait_for(lambda: settled(checker), 60, checker.statuses)
 
         rows = checker.rows()
-        told = {
+        told: dict[str, Any] = {
             "members": opened.members.logs(),
+            "metrics": opened.members.metrics(),
             "error_message": [row["error_message"] for row in rows],
             "ledger": details(chain, checker.after),
             "headers": [header for record in records(chain, entity_topics()) for header in record],
@@ -64,6 +65,7 @@ def test_the_planted_name_is_found_nowhere_but_in_payloads(breakable: Stack, tmp
 
     assert {"invalid_payload", "too_long", "refused"} <= {row["error_class"] for row in rows}
     assert len(dead) >= len(UNDECODABLE)
+    assert 'error_class="invalid_payload"' in told["metrics"]
     assert [] == [place for place, text in told.items() if MARK in str(text)]
 
 

@@ -60,6 +60,7 @@ def test_they_live_beside_those_of_the_outbox_and_can_be_repeated(empty_url: str
         "order_cache",
         "patient_cache",
         "sync_outbox",
+        "sync_signal",
     }
 
 
