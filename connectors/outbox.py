@@ -148,6 +148,13 @@ def _payload_is_text(*_created: object, dialect: sa.Dialect, **_options: object)
 
 metadata: Final = sa.MetaData()
 
+# Ids that differ in case are different, and 'PATIENT' is no entity type, whatever the database's own default is.
+_EXACT: Final[dict[str, Any]] = {
+    f"{dialect}_{option}": value
+    for dialect in ("mysql", "mariadb")
+    for option, value in (("engine", "InnoDB"), ("charset", "utf8mb4"), ("collate", "utf8mb4_bin"))
+}
+
 sync_outbox: Final = sa.Table(
     "sync_outbox",
     metadata,
@@ -176,13 +183,7 @@ sync_outbox: Final = sa.Table(
     sa.CheckConstraint("JSON_VALID(payload)", name="ck_sync_outbox_payload").ddl_if(callable_=_payload_is_text),
     sa.Index("ix_sync_outbox_status_next_attempt_at", "status", "next_attempt_at"),
     sa.Index("ix_sync_outbox_entity", "entity_type", "entity_id", "seq"),
-    # Ids that differ in case are different, and 'PATIENT' is no entity type, whatever the database's own default is.
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
-    mysql_collate="utf8mb4_bin",
-    mariadb_engine="InnoDB",
-    mariadb_charset="utf8mb4",
-    mariadb_collate="utf8mb4_bin",
+    **_EXACT,
 )
 """One row per change and target; the DDL that creates it is in connectors/migrations."""
 
@@ -193,12 +194,7 @@ sync_signal: Final = sa.Table(
     sa.Column("id", sa.String(42), primary_key=True),
     sa.Column("type", sa.String(32), nullable=False),
     sa.Column("data", sa.Text(), nullable=True),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
-    mysql_collate="utf8mb4_bin",
-    mariadb_engine="InnoDB",
-    mariadb_charset="utf8mb4",
-    mariadb_collate="utf8mb4_bin",
+    **_EXACT,
 )
 """What the connector is told, read in the log; a row is removed when it was done."""
 

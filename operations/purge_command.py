@@ -7,11 +7,11 @@ import datetime as dt
 import json
 from typing import Annotated
 
-import sqlalchemy as sa
 import typer
 
 from operations.bootstrap import wired_replay
 from operations.config import OperationsSettings
+from operations.engines import opened
 from operations.errors import PurgeError
 from operations.progress import bar
 from operations.purge import OutboxPurge, purge_ledger
@@ -45,14 +45,14 @@ def command(
         ledger.alone("purge"),
         wired_replay() as parts,
     ):
-        engine = _engine(settings, "source_admin_url", held)
+        engine = held.enter_context(opened(settings, "source_admin_url"))
         purge = OutboxPurge(
             settings, parts.target, engine, source_named(settings, archive), before=now - dt.timedelta(days=older_than)
         )
         with bar("purging", None, hidden=as_json) as told:
             purged = purge.carry_out(dry_run=not apply, told=told)
             if ledger_older_than is not None:
-                admin = _engine(settings, "openemr_admin_url", held)
+                admin = held.enter_context(opened(settings, "openemr_admin_url"))
                 before = now - dt.timedelta(days=ledger_older_than)
                 ledger_rows = purge_ledger(admin, settings, before, dry_run=not apply, told=told)
         if apply:
@@ -68,9 +68,3 @@ def command(
     )
     if ledger_rows is not None:
         typer.echo(f"{ledger_rows:,} settled events of the ledger {done}")
-
-
-def _engine(settings: OperationsSettings, name: str, held: contextlib.ExitStack) -> sa.Engine:
-    engine = sa.create_engine(settings.database_url(name), hide_parameters=True)
-    held.callback(engine.dispose)
-    return engine

@@ -14,10 +14,10 @@ import sqlalchemy as sa
 
 from consumer.openemr.ledger_schema import checked_schema
 from operations.config import OperationsSettings
+from operations.engines import pooled_engine
 from operations.errors import ReplayError
 
 WHY_CHARACTERS_MAX: Final = 500
-_CONNECT_LIMIT_S: Final = 5
 _DETAIL_CHARACTERS_MAX: Final = 1_000
 _OPERATOR_CHARACTERS_MAX: Final = 100
 
@@ -67,11 +67,7 @@ class RecoveryLedger:
     def __init__(self, settings: OperationsSettings) -> None:
         self._schema = checked_schema(settings.ledger_schema)
         self._operator = settings.operator[:_OPERATOR_CHARACTERS_MAX]
-        # Pooled: a run's progress is written every second, and each new connection costs as much as many of these.
-        self._engine = sa.create_engine(
-            settings.database_url("openemr_url"), hide_parameters=True, pool_pre_ping=True,
-            connect_args={"connect_timeout": _CONNECT_LIMIT_S},
-        )  # fmt: skip
+        self._engine = pooled_engine(settings.database_url("openemr_url"))
 
     def note(self, command: str, subject: str, action: str, *, why: str | None = None, detail: str = "") -> None:
         """Remember what was done; rows are only added."""

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from consumer.openemr.ledger_schema import checked_schema
 from operations.config import OperationsSettings
-from operations.engines import ANSWER_LIMIT_S
+from operations.engines import pooled_engine
 from operations.recovery_ledger import ABORTED, FINISHED
 from operations.resync_selection import ResyncSelection
 
@@ -49,11 +49,7 @@ class ResyncLedger:
 
     def __init__(self, settings: OperationsSettings) -> None:
         self._table = f"{checked_schema(settings.ledger_schema)}.resync_run"
-        # Pooled: progress is written with every slice.
-        self._engine = sa.create_engine(
-            settings.database_url("openemr_url"), hide_parameters=True, pool_pre_ping=True,
-            connect_args={"connect_timeout": ANSWER_LIMIT_S},
-        )  # fmt: skip
+        self._engine = pooled_engine(settings.database_url("openemr_url"))
 
     def open_run(self) -> ResyncRun | None:
         """Return the resync that has begun and has neither ended nor been given up."""

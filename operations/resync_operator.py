@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
-import sqlalchemy as sa
 import typer
 
 import consumer.bootstrap
 from operations import resync_tables
 from operations.config import OperationsSettings
+from operations.engines import opened
 from operations.errors import ResyncError
 from operations.failures import FOUND
 from operations.progress import bar
@@ -64,12 +64,12 @@ class Operator:
         counts: Counter[Any]
         place: dict[str, Any]
         if way is Way.OUTBOX:
-            with _engine(self._settings, "source_url") as engine:
+            with opened(self._settings, "source_url") as engine:
                 looked = look(engine, selection)
             counts, place = looked.counts, begin(looked)
             lines = "\n".join(outbox_lines(looked, self._rate))
         else:
-            with _engine(self._settings, "app_url") as engine:
+            with opened(self._settings, "app_url") as engine:
                 counts = resync_tables.look(engine, selection)
             place = {"entity_type": None, "after_id": ""}
             lines = "\n".join(tables_lines(counts, self._rate))
@@ -126,7 +126,7 @@ class Operator:
     @contextlib.contextmanager
     def _way(self, run: ResyncRun, throttle: Throttle) -> Iterator[OutboxResync | resync_tables.TablesResync]:
         if run.way is Way.OUTBOX:
-            with _engine(self._settings, "source_url") as engine:
+            with opened(self._settings, "source_url") as engine:
                 yield OutboxResync(self._settings, self.runs, engine, run, throttle, slice_rows=self._slice_rows)
             return
         application = build(AppSettings.read())
@@ -134,15 +134,6 @@ class Operator:
             yield resync_tables.TablesResync(application, self.runs, run, throttle, portion=self._slice_rows)
         finally:
             application.close()
-
-
-@contextlib.contextmanager
-def _engine(settings: OperationsSettings, name: str) -> Iterator[sa.Engine]:
-    engine = sa.create_engine(settings.database_url(name), hide_parameters=True, pool_pre_ping=True)
-    try:
-        yield engine
-    finally:
-        engine.dispose()
 
 
 def run_mapping(run: ResyncRun) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from tests.chaos import effects
@@ -54,12 +54,19 @@ class Outage:
 
     def complaints(self) -> list[str]:
         """Say what no outage may show; nothing when it was endured."""
-        found = [*self.violations, *(f"a member ended by itself: {one}" for one in self.ended)]
-        if self.charged:
-            found.append(f"{self.charged} rows were charged an attempt")
-        if wrong := {status: count for status, count in self.statuses.items() if not status.startswith("done")}:
-            found.append(f"not every row is done: {wrong}")
-        return found
+        return complaints_of(self.violations, ended=self.ended, charged=self.charged, statuses=self.statuses)
+
+
+def complaints_of(
+    violations: Sequence[str], *, ended: Sequence[str], charged: int, statuses: Mapping[str, int]
+) -> list[str]:
+    """Say what no run may show, whatever was done to the chain; nothing when it was good."""
+    found = [*violations, *(f"a member ended by itself: {one}" for one in ended)]
+    if charged:
+        found.append(f"{charged} rows were charged an attempt")
+    if wrong := {status: count for status, count in statuses.items() if not status.startswith("done")}:
+        found.append(f"not every row is done: {wrong}")
+    return found
 
 
 @contextlib.contextmanager

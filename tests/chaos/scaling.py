@@ -17,7 +17,7 @@ from operations.config import OperationsSettings
 from operations.connect import connect_client
 from tests.chaos.arena import Arena
 from tests.chaos.checker import Checker
-from tests.chaos.outage import load_for, watched
+from tests.chaos.outage import complaints_of, load_for, watched
 from tests.e2e.members import wait_for
 
 EVENTS_PER_S: Final = 500.0
@@ -78,11 +78,7 @@ class Scaling:
 
     def complaints(self) -> list[str]:
         """Say what a run must not show; nothing when it was good."""
-        found = [*self.violations, *(f"a member ended by itself: {one}" for one in self.ended)]
-        if self.charged:
-            found.append(f"{self.charged} rows were charged an attempt")
-        if wrong := {status: count for status, count in self.statuses.items() if not status.startswith("done")}:
-            found.append(f"not every row is done: {wrong}")
+        found = complaints_of(self.violations, ended=self.ended, charged=self.charged, statuses=self.statuses)
         for step in self.steps:
             if step.back_s is None or step.back_s > BACK_MAX_S:
                 when = "before the next change" if step.back_s is None else f"after {step.back_s:.1f} s only"

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from tests.chaos.arena import Arena
 from tests.chaos.faults import FAULTS
-from tests.chaos.outage import load_for, watched
+from tests.chaos.outage import complaints_of, load_for, watched
 
 EVENTS_PER_S: Final = 200.0
 CALM_S: Final = 10.0
@@ -75,13 +75,9 @@ class Soak:
 
     def complaints(self) -> list[str]:
         """Say what a soak must not show; nothing when it was good."""
-        found = [*self.violations, *(f"a member ended by itself: {one}" for one in self.ended)]
+        found = complaints_of(self.violations, ended=self.ended, charged=self.charged, statuses=self.statuses)
         if missing := FAULTS.keys() - {one.fault for one in self.faults}:
             found.append(f"never injected: {', '.join(sorted(missing))}")
-        if self.charged:
-            found.append(f"{self.charged} rows were charged an attempt")
-        if wrong := {status: count for status, count in self.statuses.items() if not status.startswith("done")}:
-            found.append(f"not every row is done: {wrong}")
         normal_s = max(LATENCY_NORMAL_S, LATENCY_FACTOR_MAX * self.latency_calm_s)
         if self.latency_after_s > normal_s:
             found.append(

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -78,14 +78,18 @@ def operator(clinic: Chain) -> Iterator[Operator]:
         one.run("--abort", *WHY)
 
 
-def records(clinic: Chain, outbox_ids: Sequence[uuid.UUID]) -> Counter[int]:
-    """Count how often each event is in the topics: so many of them come so many times."""
-    admin, found = KafkaAdmin(clinic.variables["EMRSYNC_KAFKA_BOOTSTRAP_SERVERS"]), Counter[str]()
+def headers(clinic: Chain) -> Iterator[Mapping[str, bytes | None]]:
+    """Give the headers of all records of the entity topics; some are of other tests, and of no events."""
+    admin = KafkaAdmin(clinic.variables["EMRSYNC_KAFKA_BOOTSTRAP_SERVERS"])
     for topic in entity_topics():
         for partition, (first, end) in enumerate(admin.kept(topic).offsets):
             for record in admin.records(topic, partition, first, end):
-                # Other tests put records there that are no events.
-                found[(dict(record.headers).get("id") or b"").decode(errors="replace")] += 1
+                yield dict(record.headers)
+
+
+def records(clinic: Chain, outbox_ids: Sequence[uuid.UUID]) -> Counter[int]:
+    """Count how often each event is in the topics: so many of them come so many times."""
+    found = Counter((one.get("id") or b"").decode(errors="replace") for one in headers(clinic))
     return Counter(found[str(one)] for one in outbox_ids)
 
 
@@ -275,11 +279,7 @@ def _end_waiting_sessions(clinic: Chain) -> None:
 
 
 def _header(clinic: Chain, outbox_id: uuid.UUID, name: str) -> bytes | None:
-    admin = KafkaAdmin(clinic.variables["EMRSYNC_KAFKA_BOOTSTRAP_SERVERS"])
-    for topic in entity_topics():
-        for partition, (first, end) in enumerate(admin.kept(topic).offsets):
-            for record in admin.records(topic, partition, first, end):
-                found = dict(record.headers)
-                if found.get("id") == str(outbox_id).encode():
-                    return found[name]
+    for found in headers(clinic):
+        if found.get("id") == str(outbox_id).encode():
+            return found[name]
     raise AssertionError(f"no record of {outbox_id}")
