@@ -27,7 +27,8 @@ demo: $(INSTALLED) ## Show the whole job on real servers: ARGS="--patients 50 --
 
 .PHONY: test
 test: $(INSTALLED) ## Run all tests on real servers, which are started and stopped: ARGS="-k where"
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/emrsync stack install
+	@$(BIN)/python -m $(if $(ARGS),pytest $(ARGS),tests)
 
 .PHONY: check
 check: $(INSTALLED) ## Format, lint, types, import contracts and tests without servers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import confluent_kafka
 import structlog
@@ -254,8 +254,8 @@ def _headers(message: confluent_kafka.Message) -> Sequence[tuple[str, bytes | No
     except (SystemError, UnicodeDecodeError):
         # One name is not UTF-8, and the client gives none of the headers; the group must pass such a record too.
         return [(UNREADABLE_HEADERS, None)]
-    found = pairs.items() if isinstance(pairs, dict) else pairs
-    return [(name, value.encode() if isinstance(value, str) else value) for name, value in found]
+    # What was read is a list with bytes; the client's annotation allows for what may be produced too.
+    return cast("Sequence[tuple[str, bytes | None]]", pairs)
 
 
 def _not_parked(error: confluent_kafka.KafkaError | None, topic: str) -> Exception:

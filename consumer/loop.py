@@ -45,6 +45,8 @@ class LoopLimits:
     unmarked_wait_s: how long a full queue of marks is waited for before partitions are paused, which costs what was
         fetched ahead.
     leave_wait_s: how long marks in flight hold up a rebalance or the end; what is left is repeated.
+    commit_interval_s: how often offsets are committed while a backlog is drained, where each commit's answer is waited
+        for; so much is repeated as duplicates when the process dies. Without a backlog each batch is committed.
     """
 
     records_max: int = 500
@@ -58,6 +60,7 @@ class LoopLimits:
     unmarked_events_max: int = 5_000
     unmarked_wait_s: float = 1.0
     leave_wait_s: float = 5.0
+    commit_interval_s: float = 0.2
 
     def __post_init__(self) -> None:
         """Refuse bounds that make no sense."""
@@ -108,6 +111,7 @@ class ConsumerLoop:
         self._stopping = False
         self._reader = RecordReader(stream, limits.dead_letters)
         self._chores_due_at = clock()
+        self._commit_due_at = clock()
         stream.before_revoke(self._give_up)
 
     def stop(self) -> None:
@@ -195,6 +199,8 @@ class ConsumerLoop:
         positions = batch.positions
         if not positions:
             return
+        if len(batch.events) < batch.records:
+            self._commit_due_at = self._clock()  # what was parked must not be parked again
         settlements = self._applier.apply(batch.events, positions, batch.drafted)
         self._marks.add(Unmarked([*settlements, *batch.unreadable], positions))
         _report(settlements)
@@ -212,9 +218,12 @@ class ConsumerLoop:
     def _commit_marked(self) -> None:
         """Commit the offsets of what is marked; what Kafka does not take now goes along with the next."""
         self._marks.advance()
+        if self._more_is_there and self._clock() < self._commit_due_at:
+            return
         marked = self._marks.take_marked()
         if not marked:
             return
+        self._commit_due_at = self._clock() + dt.timedelta(seconds=self._limits.commit_interval_s)
         reached(Point.BEFORE_OFFSET_COMMIT)
         try:
             self._stream.commit(marked)
@@ -235,6 +244,7 @@ class ConsumerLoop:
 
     def _finish_marks(self) -> None:
         self._marks.finish(self._limits.leave_wait_s)
+        self._commit_due_at = self._clock()
         self._commit_marked()
 
     def _try_chores(self) -> None:

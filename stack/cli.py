@@ -14,7 +14,8 @@ from rich.table import Table
 
 from stack.config import StackSettings
 from stack.errors import StackError, UnknownProgramError
-from stack.servers import SERVICES
+from stack.installation import install
+from stack.servers import SERVICES, chosen_services
 from stack.stack import ProgramStatus, Stack
 from stack.synthea.simulator import PATIENTS_MAX, simulate
 
@@ -71,6 +72,15 @@ def up(
         stack = stack_at(home)
         stack.up(services=tuple(service or SERVICES), workers=workers, connect_auth=connect_auth)
         print_status(stack.status())
+
+
+@app.command(name="install")
+def install_packages(
+    service: Annotated[list[str] | None, typer.Option(help="Only for this service (repeatable).")] = None,
+) -> None:
+    """Install the packages and jars that the servers need, and start nothing."""
+    with exit_codes():
+        install(chosen_services(service or SERVICES, workers=1), report)
 
 
 @app.command()

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from stack import environment
 from stack.accounts import server_accounts
-from stack.artifacts import DEBEZIUM, JMX, KAFKA, cache_folder, fetch, folder_of
+from stack.artifacts import DEBEZIUM, JMX, KAFKA, cache_folder, folder_of
 from stack.commands import tail_of_file
 from stack.config import StackSettings
 from stack.errors import HomeNotUpError, UnknownProgramError
+from stack.installation import install
 from stack.jmx.agent import JmxAgent
 from stack.layout import Layout, create_folders, remove_home
 from stack.locking import exclusive
-from stack.packages import ensure_packages
 from stack.ports import choose_ports, claim
 from stack.programs import Program
 from stack.readiness import await_running, bring_up
@@ -23,7 +23,6 @@ from stack.servers import (
     SERVICES,
     build_services,
     chosen_services,
-    needed_packages,
     port_names,
     worker_names,
 )
@@ -74,9 +73,7 @@ class Stack:
         """
         wanted = chosen_services(services, workers)
         with self._locked():
-            ensure_packages(needed_packages(wanted), self._report)
-            if "kafka" in wanted:
-                self._fetch_jars()
+            install(wanted, self._report)
             site = self._site(self._prepare_home(wanted, workers, connect_auth))
             servers = build_services(site, wanted, workers)
             supervisor = self._supervisor(site.state)
@@ -187,12 +184,6 @@ class Stack:
         if state is None:
             raise HomeNotUpError(f"there is no stack in {self.layout.home}: bring it up first")
         return state
-
-    def _fetch_jars(self) -> None:
-        cache = cache_folder(StackSettings())
-        agent = () if StackSettings().jmx_port is None else (JMX,)
-        for artifact in (KAFKA, *DEBEZIUM, *agent):
-            fetch(artifact, cache, self._report)
 
     def _prepare_home(self, wanted: tuple[str, ...], workers: int, connect_auth: bool) -> State:
         known = load_state(self.layout.state_file)

@@ -11,9 +11,12 @@ from typing import Any, Final, TypeAlias
 from connectors.events import EntityKey
 from consumer.openemr.codes import FieldError
 from consumer.openemr.site import Site, Width
+from consumer.openemr.statements import Values
 from consumer.outcome import ErrorClass
 
 Read: TypeAlias = Callable[[Any], Any]
+
+NO_VALUES: Final = Values(())
 
 DATE_MIN: Final = dt.date(1000, 1, 1)
 """First day of the range MariaDB and MySQL state for DATE and DATETIME."""
@@ -41,9 +44,9 @@ class RowDraft:
     """
 
     kind: str
-    values: Sequence[Any]
+    values: Values
     parents: Sequence[EntityKey]
-    line: Sequence[Any] = ()
+    line: Values = NO_VALUES
     dated: dt.datetime | None = None
     detail: str | None = None
     content_hash: bytes = dataclasses.field(init=False)
@@ -63,8 +66,8 @@ class Shape:
     _readers: tuple[tuple[str, Read, Any, int, bool, Width | None], ...]
     _without_column: tuple[tuple[str, Read], ...]
 
-    def values(self, payload: Any) -> tuple[Any, ...]:
-        """Read the values.
+    def values(self, payload: Any) -> Values:
+        """Read the values, and write them as SQL.
 
         Raises:
             FieldError: a value is longer than its column or has a character that it cannot hold, or a reader refused.
@@ -79,7 +82,7 @@ class Shape:
             elif narrow is not None and not narrow.holds(value):
                 raise self._no_character(name, narrow)
             values.append(value)
-        return tuple(values)
+        return Values(values)
 
     def remark(self, payload: Any) -> str | None:
         """Name the fields that the payload has and this version of OpenEMR has no column for; None for none."""

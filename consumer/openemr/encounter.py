@@ -99,7 +99,7 @@ class EncounterTable:
     def insert(self, connection: sa.Connection, plans: Sequence[RowPlan], numbers: Numbers) -> Sequence[Written]:
         """Insert encounters with numbers of OpenEMR's sequence, and put them on the patients' visit lists."""
         taken = numbers.take_numbers(len(plans))
-        rows = [(plan.uuid, plan.pid, number, *plan.columns.values) for plan, number in zip(plans, taken, strict=True)]
+        rows = [(plan.uuid, plan.pid, number, plan.columns.values) for plan, number in zip(plans, taken, strict=True)]
         columns = ("uuid", "pid", "encounter", *self._shape.columns)
         insert_rows(connection, self.table, columns, rows, constants={"sensitivity": "'normal'"})
         ids = ids_by_uuid(connection, self.table, "id", [plan.uuid for plan in plans])
@@ -113,7 +113,7 @@ class EncounterTable:
 
     def update(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> None:
         """Update encounters by form_encounter.id, and bring hidden ones back."""
-        rows = [(plan.row_id, *plan.columns.values) for plan in plans]
+        rows = [(plan.row_id, plan.columns.values) for plan in plans]
         update_rows(connection, self.table, ("id",), self._shape.columns, rows)
         dated = {plan.row_id: plan.columns.dated for plan in plans}
         forms = [(form_id, dated[row_id]) for form_id, row_id in _own_forms(connection, dated)]

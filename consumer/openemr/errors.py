@@ -90,7 +90,7 @@ _MISCONFIGURED: Final = {
     1698: "the account or its password is refused",
 }
 _DUPLICATE: Final = 1062
-_NO_SUCH_COLUMN: Final = 1054
+_NOT_THERE: Final = {1054, 1146}
 _OVERFLOW: Final = 1690
 _OUR_MISTAKE: Final = -1  # the driver refused the statement itself, and has no number for it
 
@@ -161,7 +161,7 @@ def _of_the_site(number: int, table: str, ledger_schema: str) -> Exception:
         return PausedError("writing into OpenEMR is paused")  # gate.sentry; whoever asks the gate learns why
     reason = _MISCONFIGURED.get(number, f"a statement on {table} was refused")
     # Of our own tables only a migration brings what is missing.
-    outdated = number == _NO_SUCH_COLUMN and not table.startswith(f"{ledger_schema}.")
+    outdated = number in _NOT_THERE and not table.startswith(f"{ledger_schema}.")
     kind = OutdatedError if outdated else MisconfiguredError
     return kind(f"OpenEMR's database: {reason} (database error {number})")
 

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from consumer.openemr.ledger_schema import checked_schema
 from consumer.openemr.shape import Shape, differences, fingerprint, read_shape, written
+from consumer.openemr.site import TablesMissingError
 from consumer.ports import MisconfiguredError, PausedError
 
 FIRST_START: Final = "first start"
@@ -98,13 +99,21 @@ def admitted(connection: sa.Connection, ledger_schema: str) -> Shape | None:
         raise PausedError(f"{gate.maintenance}: emrsync maintenance off ends it")
     if gate.fingerprint is None:
         return None
-    live = read_shape(connection)
+    try:
+        live = read_shape(connection)
+    except TablesMissingError as error:
+        raise tables_gone(error) from None
     if gate.fingerprint != fingerprint(live):
         first, *others = (line.partition(":")[0] for line in gate.changes(live) or ("the stored shape:",))
         where = f"{first} and {len(others)} more" if others else first
         reason = f"OpenEMR's tables have changed ({where})"
         raise PausedError(f"{reason}: emrsync openemr check shows how, emrsync openemr accept goes on")
     return live
+
+
+def tables_gone(error: TablesMissingError) -> PausedError:
+    """Give the pause for a site that was OpenEMR when its tables were accepted: ALTER TABLE hides one for a moment."""
+    return PausedError(f"OpenEMR has no table {', '.join(error.tables)} at this moment")
 
 
 def accept(connection: sa.Connection, ledger_schema: str, shape: Shape, by: str, *, first: bool = False) -> None:

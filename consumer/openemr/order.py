@@ -110,7 +110,7 @@ class OrderTable:
         """Insert orders, one line each, and show them in their encounters; OpenEMR numbers them itself."""
         self._complete_compendium(connection, plans)
         columns = ("uuid", "patient_id", "encounter_id", *self._shape.columns)
-        rows = [(plan.uuid, plan.pid, plan.visit, *plan.columns.values) for plan in plans]
+        rows = [(plan.uuid, plan.pid, plan.visit, plan.columns.values) for plan in plans]
         insert_rows(connection, self.table, columns, rows, constants={"activity": "1"})
         ids = ids_by_uuid(connection, self.table, self.id_column, [plan.uuid for plan in plans])
         numbered = list(zip(plans, ids, strict=True))
@@ -122,7 +122,7 @@ class OrderTable:
         """Update orders by procedure_order_id, and bring deleted ones back."""
         self._complete_compendium(connection, plans)
         columns = ("encounter_id", *self._shape.columns)
-        rows = [(plan.number, plan.visit, *plan.columns.values) for plan in plans]
+        rows = [(plan.number, plan.visit, plan.columns.values) for plan in plans]
         update_rows(connection, self.table, (self.id_column,), columns, rows, constants={"activity": "1"})
         self._update_lines(connection, plans)
         self._update_forms(connection, plans)
@@ -142,7 +142,7 @@ class OrderTable:
             "WHERE procedure_order_id IN %s AND procedure_order_seq = 1"
         )
         have = {int(row[0]) for row in select_in(connection, sql, [plan.number for plan in plans])}
-        lines = [(plan.number, 1, *plan.columns.line) for plan in plans if plan.number in have]
+        lines = [(plan.number, 1, plan.columns.line) for plan in plans if plan.number in have]
         keys = ("procedure_order_id", "procedure_order_seq")
         update_rows(connection, "procedure_order_code", keys, self._line.columns, lines)
         self._add_lines(connection, [(plan, plan.number) for plan in plans if plan.number not in have])
@@ -203,7 +203,7 @@ class OrderTable:
 
     def _add_lines(self, connection: sa.Connection, plans: Sequence[tuple[RowPlan, int]]) -> None:
         """Give orders their one line."""
-        lines = [(order_id, *plan.columns.line) for plan, order_id in plans]
+        lines = [(order_id, plan.columns.line) for plan, order_id in plans]
         columns = ("procedure_order_id", *self._line.columns)
         insert_rows(connection, "procedure_order_code", columns, lines, constants={"procedure_order_seq": "1"})
 

@@ -60,14 +60,14 @@ class PatientTable:
     def insert(self, connection: sa.Connection, plans: Sequence[RowPlan], numbers: Numbers) -> Sequence[Written]:
         """Insert patients with pids of the reserved block."""
         pids = numbers.take_pids(len(plans), connection)
-        rows = [(pid, plan.uuid, *plan.columns.values) for pid, plan in zip(pids, plans, strict=True)]
+        rows = [(pid, plan.uuid, plan.columns.values) for pid, plan in zip(pids, plans, strict=True)]
         columns = ("pid", "uuid", *self._shape.columns)
         insert_rows(connection, self.table, columns, rows, constants=self._insert_constants)
         return [Written(pid) for pid in pids]
 
     def update(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> None:
         """Update patients by pid."""
-        rows = [(plan.number, *plan.columns.values) for plan in plans]
+        rows = [(plan.number, plan.columns.values) for plan in plans]
         sets = self._update_constants
         update_rows(connection, self.table, ("pid",), self._shape.columns, rows, constants=sets, index="pid")
 

@@ -84,7 +84,7 @@ class PrescriptionTable:
         highest = int(connection.exec_driver_sql("SELECT COALESCE(MAX(id), 0) FROM prescriptions").scalar_one())
         taken = numbers.take_numbers(len(plans), above=highest)
         rows = [
-            (number, plan.uuid, plan.pid, plan.visit or None, *self._same.values(), *plan.columns.values)
+            (number, plan.uuid, plan.pid, plan.visit or None, *self._same.values(), plan.columns.values)
             for plan, number in zip(plans, taken, strict=True)
         ]
         columns = ("id", "uuid", "patient_id", "encounter", *self._same, *self._shape.columns)
@@ -93,7 +93,7 @@ class PrescriptionTable:
 
     def update(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> None:
         """Update prescriptions by id, and bring stopped ones back."""
-        rows = [(plan.number, plan.visit or None, *self._same.values(), *plan.columns.values) for plan in plans]
+        rows = [(plan.number, plan.visit or None, *self._same.values(), plan.columns.values) for plan in plans]
         columns = ("encounter", *self._same, *self._shape.columns)
         update_rows(connection, self.table, ("id",), columns, rows, constants=_MODIFIED)
 

@@ -24,7 +24,7 @@ def read_shape(connection: sa.Connection) -> Shape:
     """Read the columns of the tables we write and the version row, which an upgrade changes too.
 
     Raises:
-        MisconfiguredError: the database is no OpenEMR.
+        TablesMissingError: the database is no OpenEMR.
     """
     found: dict[str, str] = {}
     for table, column, kind, nullable, default, charset in connection.exec_driver_sql(_COLUMNS, (TABLES,)):

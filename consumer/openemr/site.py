@@ -125,11 +125,19 @@ class Site:
         return "of unknown version" if self.version == (0, 0, 0) else ".".join(str(part) for part in self.version)
 
 
+class TablesMissingError(MisconfiguredError):
+    """Tables that we write are not there: this is no OpenEMR, or somebody replaces them at this moment."""
+
+    def __init__(self, tables: Sequence[str]) -> None:
+        super().__init__(f"this is no OpenEMR database: it has no table {', '.join(tables)}")
+        self.tables = tables
+
+
 def require_tables(found: Collection[str]) -> None:
-    """Raise MisconfiguredError unless all tables that we write are among those found."""
+    """Raise TablesMissingError unless all tables that we write are among those found."""
     missing = [table for table in TABLES if table not in found]
     if missing:
-        raise MisconfiguredError(f"this is no OpenEMR database: it has no table {', '.join(missing)}")
+        raise TablesMissingError(missing)
 
 
 def read_site(connection: sa.Connection, choices: SiteChoices, *, columns: Columns | None = None) -> Site:
@@ -138,7 +146,7 @@ def read_site(connection: sa.Connection, choices: SiteChoices, *, columns: Colum
     columns: those of an earlier reading, for drafts made with them; None reads them.
 
     Raises:
-        MisconfiguredError: the database is no OpenEMR, or lacks what a writer needs.
+        MisconfiguredError: the database is no OpenEMR (TablesMissingError), or lacks what a writer needs.
     """
     columns = columns or _columns(connection)
     require_tables(columns)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, Final, Self, TypeAlias
 
 import sqlalchemy as sa
 from pymysql import converters
@@ -12,6 +13,19 @@ from pymysql import converters
 from consumer.openemr.packet import packet_of
 
 Row: TypeAlias = Sequence[Any]
+
+
+class Values(tuple[Any, ...]):  # noqa: SLOT001 - no tuple can have another slot
+    """Several values of a row, written as SQL where they are made: before their turn, while the server works."""
+
+    sql: str
+
+    def __new__(cls, values: Iterable[Any]) -> Self:
+        """Take the values, and write them."""
+        made = super().__new__(cls, values)
+        made.sql = _literals(made)
+        return made
+
 
 ROWS_MAX: Final = 500
 """Rows of one statement: far below max_allowed_packet (16 MiB), and below the 1,000 values of an IN list from which
@@ -29,7 +43,10 @@ def insert_rows(
     constants: Mapping[str, str] = _NOTHING,
     suffix: str = "",
 ) -> None:
-    """Insert rows in as few statements as possible; constants are SQL expressions by column, the same in all rows."""
+    """Insert rows in as few statements as possible; constants are SQL expressions by column, the same in all rows.
+
+    A row may hold Values in the place of single ones.
+    """
     names = ", ".join(f"`{name}`" for name in (*columns, *constants))
     row_end = ", ".join(("", *constants.values())) + ")"
     for chunk in _chunks(rows):
@@ -47,7 +64,7 @@ def update_rows(
     constants: Mapping[str, str] = _NOTHING,
     index: str = "PRIMARY",
 ) -> None:
-    """Update many rows by one join; each row holds the values of `keys`, then those of `columns`.
+    """Update many rows by one join; each row holds the values of `keys`, then those of `columns` or Values of them.
 
     Keys are numbers: a text in the join would have the connection's collation, and the site's tables may have another.
     index is the one of the keys: on a small table the server would rather read all rows, and wait for each that a
@@ -60,7 +77,9 @@ def update_rows(
     )
     named = (*keys, *columns)
     for chunk in _chunks(rows):
-        first = ", ".join(f"{_literal(value)} AS `{name}`" for value, name in zip(chunk[0], named, strict=True))
+        first = ", ".join(
+            f"{_literal(value)} AS `{name}`" for value, name in zip(_single(chunk[0]), named, strict=True)
+        )
         values = " UNION ALL ".join([f"SELECT {first}", *(f"SELECT {_literals(row)}" for row in chunk[1:])])
         from_values = f"{table} t FORCE INDEX ({index}) JOIN ({values}) v ON {match}"
         _run(connection, f"UPDATE {from_values} SET {sets}")  # noqa: S608 - names are ours
@@ -102,6 +121,11 @@ def _literal(value: Any) -> str:
     return _WRITERS.get(type(value), _by_driver)(value)
 
 
+def _single(row: Row) -> Iterator[Any]:
+    for value in row:
+        yield from value if type(value) is Values else (value,)
+
+
 def _by_driver(value: Any) -> str:
     return str(converters.escape_item(value, "utf8mb4", converters.encoders))
 
@@ -117,6 +141,7 @@ _WRITERS: Final[Mapping[type, Callable[[Any], str]]] = {
     # Pure ASCII, whatever the connection's character set makes of other bytes.
     bytes: lambda value: f"x'{value.hex()}'",
     int: str,
+    Values: attrgetter("sql"),
 }
 _needs_escape: Final = re.compile("[\\0\\n\\r\\x1a\"'\\\\]").search
 """Finds a character that the driver escapes; texts mostly have none."""

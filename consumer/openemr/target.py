@@ -16,13 +16,13 @@ from connectors.events import EntityKey, Event
 from connectors.payloads import AnyPayload
 from consumer.openemr.drafts import RowDraft
 from consumer.openemr.errors import translated
-from consumer.openemr.gate import FIRST_START, accept, admitted
+from consumer.openemr.gate import FIRST_START, accept, admitted, tables_gone
 from consumer.openemr.identifiers import Numbers
 from consumer.openemr.ledger import Ledger, Lock
 from consumer.openemr.packet import Packet
 from consumer.openemr.session import LOCK_WAIT_TIMEOUT_S, utc_offset
 from consumer.openemr.shape import read_shape
-from consumer.openemr.site import Site, SiteChoices, read_site
+from consumer.openemr.site import Site, SiteChoices, TablesMissingError, read_site
 from consumer.openemr.tables import Tables
 from consumer.openemr.transaction import OpenEmrTransaction
 from consumer.openemr.writing import Writer
@@ -199,7 +199,12 @@ class OpenEmrTarget:
             with translated(self._ledger_schema), self._connection.begin():
                 shape = admitted(self._connection, self._ledger_schema)
                 columns = before.site.columns if before is not None and before.shape == shape else None
-                site = read_site(self._connection, self._choices, columns=columns)
+                try:
+                    site = read_site(self._connection, self._choices, columns=columns)
+                except TablesMissingError as error:
+                    if shape is None:
+                        raise
+                    raise tables_gone(error) from None
                 if shape is None:
                     # Only what could be read as a site.
                     shape = read_shape(self._connection)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -13,6 +10,7 @@ import sqlalchemy as sa
 from connectors.events import Event
 from connectors.outbox import Operation, sync_outbox
 from tests import clinic as made
+from tests.backups import dump, restore
 from tests.integration.consumer.openemr.sites import Site, installed_site, medication
 from tests.integration.operations.replay_world import ReplayWorld
 
@@ -22,30 +20,6 @@ def site(openemr_admin_url: str) -> Iterator[Site]:
     """Give each test a site of its own, since it is thrown away."""
     with installed_site(openemr_admin_url, "8.2.0-dev") as one:
         yield one
-
-
-def dump(site: Site, admin_url: str, path: Path) -> None:
-    """Back OpenEMR and its ledger up, as a site does."""
-    with path.open("wb") as file:
-        options = ["--single-transaction", "--hex-blob", "--databases", site.database, site.ledger]
-        subprocess.run(
-            [*_client("mariadb-dump", admin_url), *options], stdout=file, env=_password(admin_url), check=True
-        )
-
-
-def restore(admin_url: str, path: Path) -> None:
-    """Put the backup back, over what is there."""
-    with path.open("rb") as file:
-        subprocess.run(_client("mariadb", admin_url), stdin=file, env=_password(admin_url), check=True)
-
-
-def _client(program: str, admin_url: str) -> list[str]:
-    url = sa.make_url(admin_url)
-    return [program, "--protocol=tcp", f"--host={url.host}", f"--port={url.port}", f"--user={url.username}"]
-
-
-def _password(admin_url: str) -> dict[str, str]:
-    return {**os.environ, "MYSQL_PWD": str(sa.make_url(admin_url).password)}
 
 
 def day(world: ReplayWorld) -> list[Event]:
@@ -70,7 +44,7 @@ def test_a_restored_openemr_catches_up_to_what_it_would_have_been(
     late = made.patient()
     [orphan] = world.missed(made.encounter(late["patient_id"]))
     day(world)
-    dump(site, openemr_admin_url, world.folder / "backup.sql")
+    dump(openemr_admin_url, [site.database, site.ledger], world.folder / "backup.sql")
     columns = "list_id, option_id, title, activity"
     add_option = f"INSERT INTO list_options ({columns}) VALUES ('marital', 'later', 'l', 1)"
     site.change(add_option)
@@ -100,7 +74,7 @@ def test_a_new_openemr_is_filled_from_zero_and_what_the_topics_dropped_comes_fro
     world: ReplayWorld, site: Site, openemr_admin_url: str
 ) -> None:
     """The backup is one of an empty OpenEMR; the first records of each partition are gone from the topic."""
-    dump(site, openemr_admin_url, world.folder / "empty.sql")
+    dump(openemr_admin_url, [site.database, site.ledger], world.folder / "empty.sql")
     events = day(world)
     as_it_was, ledger = world.chart(), applied(world)
     world.json("archive", "run", "kept")
@@ -126,7 +100,7 @@ def test_a_new_openemr_is_filled_from_zero_and_what_the_topics_dropped_comes_fro
 
 def test_a_group_that_runs_is_not_rewound(world: ReplayWorld, site: Site, openemr_admin_url: str) -> None:
     """Its members would go on committing where they are."""
-    dump(site, openemr_admin_url, world.folder / "empty.sql")
+    dump(openemr_admin_url, [site.database, site.ledger], world.folder / "empty.sql")
     world.missed(made.patient())
     world.drain()
     restore(openemr_admin_url, world.folder / "empty.sql")

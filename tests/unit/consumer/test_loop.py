@@ -403,6 +403,36 @@ def test_a_poll_is_split_into_transactions_by_bytes(world: Pipeline) -> None:
     assert 4 == committed(world)
 
 
+def test_while_a_backlog_is_drained_offsets_are_committed_only_now_and_then(world: Pipeline) -> None:
+    """Each commit's answer is waited for; the last batch, and the end, commit what is marked."""
+    world.limits = LoopLimits(records_max=2, commit_interval_s=1.0)
+    for _ in range(7):
+        world.happen(clinic.patient())
+    loop = world.member()
+    loop.run_once()
+    assert 2 == committed(world)
+    loop.run_once()
+    assert 2 == committed(world)
+    world.clock.now += dt.timedelta(seconds=1)
+    loop.run_once()
+    assert 6 == committed(world)
+    loop.run_once()
+    assert 7 == committed(world)
+
+
+def test_a_member_that_ends_within_the_interval_commits_what_is_marked(world: Pipeline) -> None:
+    """Its successor has nothing to repeat."""
+    world.limits = LoopLimits(records_max=1, commit_interval_s=60.0)
+    for _ in range(3):
+        world.happen(clinic.patient())
+    loop = world.member()
+    loop.run_once()
+    world.openemr.on_write = lambda _event: loop.stop()
+    loop.run()
+
+    assert 1 < committed(world)
+
+
 def test_a_stopped_loop_ends_after_the_batch_in_hand_and_leaves_the_group(world: Pipeline) -> None:
     """What it polled is settled."""
     created = world.happen(clinic.patient())

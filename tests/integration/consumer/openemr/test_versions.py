@@ -158,6 +158,22 @@ def test_columns_are_read_again_when_an_upgrade_renames_one_that_has_another_nam
         assert site.of(drug)["note"] == "daily"
 
 
+def test_a_table_that_an_upgrade_replaces_pauses_a_running_writer_and_a_starting_one(openemr_admin_url: str) -> None:
+    """It was OpenEMR when its tables were accepted, and nothing is charged or ends for the time without one."""
+    with installed_site(openemr_admin_url, "8.2.0-dev") as site:
+        patient = clinic.patient()
+        site.put(patient)
+        site.change("RENAME TABLE form_encounter TO form_encounter_before")
+
+        with pytest.raises(PausedError, match="has no table form_encounter at this moment"):
+            site.put(clinic.encounter(patient["patient_id"]))
+        with pytest.raises(PausedError, match="has no table form_encounter at this moment"):
+            open_target(site.writer_url, site.ledger)
+
+        site.change("RENAME TABLE form_encounter_before TO form_encounter")
+        site.put(clinic.encounter(patient["patient_id"]))
+
+
 def test_a_site_without_a_column_that_every_version_has_is_refused_at_start(openemr_admin_url: str) -> None:
     """A consumer that waited for it would wait for ever."""
     with installed_site(openemr_admin_url, "8.2.0-dev") as site:

@@ -37,3 +37,31 @@ def test_a_text_with_any_character_is_escaped_as_the_driver_does_it(character: s
 def test_a_value_of_every_type_that_rows_hold(value: Any, written: str) -> None:
     """Types without a way of their own go the driver's way."""
     assert statements._literal(value) == written
+
+
+def test_values_written_before_their_turn_are_those_of_a_plain_row() -> None:
+    """In an INSERT and in an UPDATE, whose first row also names the columns."""
+    sent: list[str] = []
+    connection: Any = FakeConnection(sent)
+    for values in ((1, "O'Keefe", None), (1, statements.Values(("O'Keefe", None)))):
+        rows = [values, (2, *values[1:])]
+        statements.insert_rows(connection, "t", ("a", "b", "c"), rows)
+        statements.update_rows(connection, "t", ("a",), ("b", "c"), rows)
+
+    assert sent[:2] == sent[2:]
+    assert "1 AS `a`, 'O\\'Keefe' AS `b`, NULL AS `c` UNION ALL SELECT 2, 'O\\'Keefe', NULL" in sent[1]
+
+
+class FakeConnection:
+    """Keeps the statements."""
+
+    def __init__(self, sent: list[str]) -> None:
+        self._sent = sent
+
+    def get_execution_options(self) -> dict[str, Any]:
+        """Have no packet."""
+        return {}
+
+    def exec_driver_sql(self, sql: str, *_options: Any) -> None:
+        """Take one."""
+        self._sent.append(sql)

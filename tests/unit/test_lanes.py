@@ -1,0 +1,78 @@
+"""The two lanes of `make test`: every test is in one of them, and a failure or a signal in either is not lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+from tests.lanes import LANES, PROCESSES, ROOT, run_lanes
+
+SLOW = """
+import time, pytest
+
+@pytest.fixture(scope="session")
+def servers():
+    yield
+    open({stopped!r}, "w").close()
+
+def test_waits(servers):
+    open({begun!r}, "w").close()
+    time.sleep(60)
+"""
+
+
+def lane(path: Path, text: str) -> tuple[str, ...]:
+    """Write a test and give the arguments that run only it, without this project's own servers."""
+    path.write_text(text)
+    return ("--noconftest", f"--rootdir={path.parent}", str(path))
+
+
+def test_every_test_is_in_one_lane() -> None:
+    """The first leaves out what the second has."""
+    assert LANES["databases"] == ("tests", *(f"--ignore={path}" for path in PROCESSES))
+    assert LANES["processes"] == PROCESSES
+    assert all((ROOT / path).is_dir() for path in PROCESSES)
+
+
+def test_a_failure_in_one_lane_fails_all_and_the_other_goes_on(tmp_path: Path) -> None:
+    """Each line has its lane's name, and the last lines say how each ended."""
+    written: list[str] = []
+    lanes = {
+        "red": lane(tmp_path / "test_red.py", "def test_red():\n    assert 0\n"),
+        "green": lane(tmp_path / "test_green.py", "def test_green():\n    pass\n"),
+    }
+
+    code = run_lanes(lanes, written.append)
+
+    assert code == 1
+    assert written[-2].startswith("red: exit code 1: 1 failed in ")
+    assert written[-1].startswith("green: exit code 0: 1 passed in ")
+    assert any(line.startswith("red | ") and "assert 0" in line for line in written)
+
+
+def test_a_stop_lets_each_lane_stop_its_servers(tmp_path: Path) -> None:
+    """Once, and waits for it."""
+    lanes = {}
+    for name in ("one", "other"):
+        stopped, begun = str(tmp_path / f"{name}.stopped"), str(tmp_path / f"{name}.begun")
+        lanes[name] = lane(tmp_path / f"test_{name}.py", SLOW.format(stopped=stopped, begun=begun))
+
+    def interrupt() -> None:
+        while len([*tmp_path.glob("*.begun")]) < len(lanes):
+            if over.wait(0.05):
+                return
+        os.kill(os.getpid(), signal.SIGINT)
+
+    over = threading.Event()
+    person = threading.Thread(target=interrupt)
+    person.start()
+    try:
+        code = run_lanes(lanes, lambda _: None)
+    finally:
+        over.set()
+        person.join()
+
+    assert code == 2
+    assert len([*tmp_path.glob("*.stopped")]) == len(lanes)
