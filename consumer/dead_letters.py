@@ -90,6 +90,14 @@ class DeadLetterWindow:
         self._count += not good
         return good or self._count <= self._limits.bad_max
 
+    def count_good(self, records: int) -> None:
+        """Take so many records in that are no dead letters."""
+        if self._count == 0:
+            self._bad.extend([False] * records)
+            return
+        for _ in range(records):
+            self.count(good=True)
+
     def fill(self) -> None:
         """Count as bad as many as may be, so that the next bad one is too many; good ones make room again."""
         for _ in range(self._limits.bad_max):
@@ -167,6 +175,9 @@ class RecordReader:
         if suspects and self._stream.halted(suspects):
             window.fill()
         self._seen |= suspects
+        if not bad:
+            window.count_good(len(records))
+            return window
         reasons = {_position(record): reason for record, reason in bad}
         for record in records:
             reason = reasons.get(_position(record))

@@ -171,7 +171,7 @@ class Ledger:
 
     def releasable(self, connection: sa.Connection, limit: int, keys: Sequence[EntityKey] | None) -> Sequence[Event]:
         """See ports.Target; two indexed reads, since one with OR would read the whole waiting room."""
-        if keys is not None and not (keys and self._any_waiting(connection)):
+        if keys is not None and not (keys and connection.exec_driver_sql(self.any_waiting_sql).scalar()):
             return ()
         columns = ", ".join(f"w.{name}" for name in _WAITING_COLUMNS[:9])
         waiting, entity_map = f"{self._schema}.waiting_event", f"{self._schema}.entity_map"
@@ -189,10 +189,10 @@ class Ledger:
         rows = connection.exec_driver_sql(f"{parent_alive} UNION {moved_on} ORDER BY seq LIMIT %s", (*values, limit))
         return [_event(row) for row in rows]
 
-    def _any_waiting(self, connection: sa.Connection) -> bool:
-        """Tell whether the waiting room holds anything: mostly it is empty, and asking by keys costs much more."""
-        sql = f"SELECT EXISTS (SELECT 1 FROM {self._schema}.waiting_event)"  # noqa: S608
-        return bool(connection.exec_driver_sql(sql).scalar())
+    @property
+    def any_waiting_sql(self) -> str:
+        """Ask whether the waiting room holds anything: mostly it is empty, and asking by keys costs much more."""
+        return f"SELECT EXISTS (SELECT 1 FROM {self._schema}.waiting_event)"  # noqa: S608
 
     def overdue(self, connection: sa.Connection, since: dt.datetime, limit: int) -> Sequence[tuple[Event, Waiting]]:
         """Return parked events that wait since before `since` and were not reported."""

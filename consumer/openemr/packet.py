@@ -60,23 +60,26 @@ class Packet:
         """Tell whether nothing is kept back."""
         return not self._statements
 
-    def select(self, sql: str, values: tuple[Any, ...]) -> Sequence[tuple[Any, ...]]:
+    def select(self, sql: str) -> Sequence[tuple[Any, ...]]:
         """Run what is kept back and, in the same packet, a SELECT; give its rows. Raises as send does."""
-        return self._send([self._connection.connection.cursor().mogrify(sql, values)])
+        return self._send([sql])
 
-    def commit(self) -> None:
-        """Run what is kept back and commit; raises as send does."""
+    def commit(self, after: str) -> Sequence[tuple[Any, ...]]:
+        """Run what is kept back, commit, and then, in the same packet, ask; give the answer's rows.
+
+        Nothing is asked when nothing was kept back, and the answer is empty. Raises as send does.
+        """
         assert self._transaction is not None  # noqa: S101 - the caller's order
         # The server commits at the end of the packet, unless an error stopped it before; SQLAlchemy's own COMMIT then
         # finds nothing to do, and is no longer on the event's way.
-        if self._statements:
-            self._send(["COMMIT"])
+        answer = self._send(["COMMIT", after])
         try:
             self._transaction.commit()
         except sa.exc.DBAPIError:
             # A transaction whose commit failed stays on the connection until it is rolled back, and no other begins.
             self._transaction.rollback()
             raise
+        return answer
 
     def _send(self, last: list[str]) -> Sequence[tuple[Any, ...]]:
         statements, self._statements, self._characters = self._statements, [], 0

@@ -93,10 +93,11 @@ def select_in(connection: sa.Connection, sql: str, values: Iterable[Any], *rest:
     found: list[Any] = []
     packet = packet_of(connection)
     for chunk in _chunks(list(values)):
+        whole = sql % (f"({_literals(chunk)})", *map(_literal, rest))
         if packet is None or packet.is_empty:
-            found += connection.exec_driver_sql(sql, (tuple(chunk), *rest)).all()
+            found += connection.exec_driver_sql(whole, None, {"no_parameters": True}).all()
         else:
-            found += packet.select(sql, (tuple(chunk), *rest))
+            found += packet.select(whole)
     return found
 
 

@@ -58,6 +58,7 @@ class OpenEmrTarget:
         self._choices = choices
         self._ledger = Ledger(ledger_schema, group_id)
         self._lock_wait_s = LOCK_WAIT_TIMEOUT_S
+        self._nobody_waits = False
         with translated(ledger_schema):
             self._connection = engine.connect()
             self._packet = Packet(self._connection)
@@ -103,10 +104,13 @@ class OpenEmrTarget:
             writer = Writer(self._connection, self._ledger, self._numbers, self._tables.by_kind())
             self._packet.open(transaction)
             self._packet.add(self._tables.sentry)
+            one = OpenEmrTransaction(self._connection, self._ledger, writer, self._packet, self.site.username)
+            self._nobody_waits = False
             try:
-                yield OpenEmrTransaction(self._connection, self._ledger, writer, self._packet, self.site.username)
+                yield one
             finally:
                 self._packet.discard()
+            self._nobody_waits = one.nobody_waits
             if transaction.is_active:
                 transaction.rollback()
 
@@ -137,6 +141,9 @@ class OpenEmrTarget:
 
     def releasable(self, limit: int, keys: Sequence[EntityKey] | None) -> Sequence[Event]:
         """See ports.Target."""
+        nobody_waits, self._nobody_waits = self._nobody_waits, False
+        if keys is not None and nobody_waits:
+            return ()  # as the last commit saw: whoever parks later looks again after his own commit
         with translated(self._ledger_schema), self._connection.begin():
             return self._ledger.releasable(self._connection, limit, keys)
 

@@ -34,6 +34,8 @@ class OpenEmrTransaction:
         self._writer = writer
         self._packet = packet
         self._author = author
+        self.nobody_waits = False
+        """Whether the waiting room was empty just after the commit; False also if that is not known."""
 
     def settled(self, outbox_ids: Sequence[uuid.UUID]) -> frozenset[uuid.UUID]:
         """See ports.TargetTransaction."""
@@ -69,7 +71,8 @@ class OpenEmrTransaction:
 
     def commit(self) -> None:
         """See ports.TargetTransaction."""
-        self._packet.commit()
+        answer = self._packet.commit(self._ledger.any_waiting_sql)
+        self.nobody_waits = [row[0] for row in answer] == [0]
 
     def send(self) -> None:
         """Run what is kept back, so that the server refuses what it would refuse, and commit nothing."""

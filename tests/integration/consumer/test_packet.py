@@ -56,7 +56,7 @@ def test_statements_are_kept_back_until_the_commit(engine: sa.Engine, connection
         packet.open(transaction)
         put(connection, (1, "a;b"), (2, "it's"), (3, "50 %s"), (4, "\\'; --"))
         assert [] == words(engine)
-        packet.commit()
+        assert [(4,)] == list(packet.commit(f"SELECT COUNT(*) FROM {TABLE}"))
 
     assert ["a;b", "it's", "50 %s", "\\'; --"] == words(engine)
 
@@ -94,7 +94,7 @@ def test_an_error_names_its_own_statement_and_nothing_is_committed(
         with translated("emr_sync"), connection.begin() as transaction:
             packet.open(transaction)
             put(connection, (1, "one"), (2, "too long for it"), (3, "three"))
-            packet.commit()
+            packet.commit("SELECT 1")
 
     with pytest.raises(RefusedError) as caught:
         write()
@@ -104,7 +104,7 @@ def test_an_error_names_its_own_statement_and_nothing_is_committed(
     with connection.begin() as transaction:
         packet.open(transaction)
         put(connection, (4, "four"))
-        packet.commit()
+        packet.commit("SELECT 1")
     assert ["four"] == words(engine)
 
 
@@ -121,7 +121,7 @@ def test_a_connection_lost_before_the_packet_is_transient_and_the_next_one_works
             with engine.begin() as other:
                 other.exec_driver_sql(f"KILL {number}")
             put(connection, (1, "one"))
-            packet.commit()
+            packet.commit("SELECT 1")
 
     with pytest.raises(TransientError):
         write()
@@ -130,7 +130,7 @@ def test_a_connection_lost_before_the_packet_is_transient_and_the_next_one_works
     with connection.begin() as transaction:
         packet.open(transaction)
         put(connection, (2, "two"))
-        packet.commit()
+        packet.commit("SELECT 1")
     assert ["two"] == words(engine)
 
 
@@ -143,6 +143,6 @@ def test_a_large_packet_is_sent_in_parts(
     with connection.begin() as transaction:
         packet.open(transaction)
         put(connection, *((number, "word") for number in range(20)))
-        packet.commit()
+        packet.commit("SELECT 1")
 
     assert ["word"] * 20 == words(engine)

@@ -180,16 +180,21 @@ class Site:
             sent.append(" ".join(statement.split()))
             add(packet, statement)
 
-        def read(packet: Packet, statement: str, values: tuple[Any, ...]) -> Sequence[tuple[Any, ...]]:
+        def read(packet: Packet, statement: str) -> Sequence[tuple[Any, ...]]:
             sent.append(" ".join(statement.split()))
-            return select(packet, statement, values)
+            return select(packet, statement)
 
-        add, select, engine = Packet.add, Packet.select, self.target._engine
+        def ask(packet: Packet, statement: str) -> Sequence[tuple[Any, ...]]:
+            sent.append(" ".join(statement.split()))
+            return commit(packet, statement)
+
+        add, select, commit, engine = Packet.add, Packet.select, Packet.commit, self.target._engine
         sa.event.listen(engine, "before_cursor_execute", record)
         try:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(Packet, "add", keep)
                 patch.setattr(Packet, "select", read)
+                patch.setattr(Packet, "commit", ask)
                 yield sent
         finally:
             sa.event.remove(engine, "before_cursor_execute", record)
