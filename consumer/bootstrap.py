@@ -14,23 +14,22 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 import structlog
-from prometheus_client import CollectorRegistry
 
 from connectors import topics
-from consumer import kafka_options, metered, source_database
+from consumer import kafka_options, source_database
 from consumer.backoff import Backoff
 from consumer.config import ConsumerSettings, RetrySettings, SettlingSettings
 from consumer.dead_letters import DeadLetterLimits
 from consumer.failed_rows import SqlFailedRows
 from consumer.kafka import KafkaEventStream
 from consumer.loop import ConsumerLoop, LoopLimits
-from consumer.metrics import RetryMetrics, SettlingMetrics, StreamMetrics
+from consumer.metering import Unmetered, metering
 from consumer.metrics_endpoint import serving
 from consumer.openemr import session
 from consumer.openemr.ledger_schema import checked_schema
 from consumer.openemr.target import OpenEmrTarget
 from consumer.outbox_marker import SqlOutboxMarker
-from consumer.ports import EventStream, FailedRows, OutboxMarker, Target, TransientError
+from consumer.ports import Target, TransientError
 from consumer.retry_failed import Retrier, RetryLimits, StormBreaker, Told
 from consumer.retry_role import STOP_SEEN_S, RetryRole
 
@@ -49,7 +48,7 @@ def run(settings: ConsumerSettings | None = None) -> None:
     settings = settings or ConsumerSettings.read()
     configure_logging(settings.log_format)
     with stop_signal() as stop, serving(settings.metrics_host, settings.metrics_port) as registry:
-        meters = None if registry is None else Meters(registry)
+        meters = metering(registry)
         target = await_target(settings, stop, meters)
         if target is None:
             return
@@ -61,7 +60,7 @@ def run(settings: ConsumerSettings | None = None) -> None:
     structlog.get_logger().info("consumer has left the group", action="stopped")
 
 
-def await_target(settings: ConsumerSettings, stop: StopSignal, meters: Meters | None = None) -> OpenEmrTarget | None:
+def await_target(settings: ConsumerSettings, stop: StopSignal, meters: Unmetered) -> OpenEmrTarget | None:
     """Connect to OpenEMR's database as soon as it is there; None when asked to stop before that."""
     backoff = Backoff()
     while not stop.is_set():
@@ -69,8 +68,7 @@ def await_target(settings: ConsumerSettings, stop: StopSignal, meters: Meters | 
             return open_target(settings)
         except TransientError as error:
             delay_s = backoff.failed(dt.datetime.now(dt.UTC))
-            if meters is not None:
-                meters.settling.away("openemr")
+            meters.away("openemr")
             structlog.get_logger().warning("waits to start", action="start_waits", reason=str(error))
             stop.wait(delay_s)
     return None
@@ -88,7 +86,7 @@ def tune_memory() -> None:
 
 
 @contextlib.contextmanager
-def wired(settings: ConsumerSettings, target: OpenEmrTarget, meters: Meters | None = None) -> Iterator[ConsumerLoop]:
+def wired(settings: ConsumerSettings, target: OpenEmrTarget, meters: Unmetered) -> Iterator[ConsumerLoop]:
     """Give a loop on the real systems; what it holds, the target too, is given back at the end."""
     servers, client_id = settings.kafka_bootstrap_servers, settings.client_id
     with contextlib.ExitStack() as held:
@@ -120,36 +118,7 @@ def wired(settings: ConsumerSettings, target: OpenEmrTarget, meters: Meters | No
         # Beside a batch's way into OpenEMR, the one before is marked and the one behind is drafted: one task of each.
         executor = held.enter_context(concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix="beside"))
         marker = SqlOutboxMarker(source, settings.retry_policy)
-        if meters is None:
-            yield ConsumerLoop(stream, target, marker, executor, limits=limits)
-        else:
-            yield ConsumerLoop(
-                meters.stream(stream), meters.target(target), meters.marker(marker), executor, limits=limits
-            )
-
-
-class Meters:
-    """Puts counting and timing ports before the real ones, where metrics are asked for."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-        self.settling = SettlingMetrics(registry)
-
-    def target(self, target: Target) -> Target:
-        """Time its transactions."""
-        return metered.MeteredTarget(target, self.settling)
-
-    def marker(self, marker: OutboxMarker) -> OutboxMarker:
-        """Count the outcomes that it writes."""
-        return metered.MeteredMarker(marker, self.settling)
-
-    def stream(self, stream: KafkaEventStream) -> EventStream:
-        """Show the member's partitions and lag."""
-        return metered.MeteredStream(stream, StreamMetrics(self._registry), self.settling, stream.ends)
-
-    def failed_rows(self, rows: FailedRows) -> FailedRows:
-        """Count the rows that are tried again."""
-        return metered.MeteredFailedRows(rows, RetryMetrics(self._registry), self.settling)
+        yield ConsumerLoop(meters.stream(stream), meters.target(target), meters.marker(marker), executor, limits=limits)
 
 
 def open_target(settings: SettlingSettings) -> OpenEmrTarget:
@@ -188,21 +157,21 @@ def run_retry(settings: RetrySettings | None = None) -> None:
     configure_logging(settings.log_format)
     with stop_signal() as stop, contextlib.ExitStack() as held:
         registry = held.enter_context(serving(settings.metrics_host, settings.metrics_port))
-        meters = None if registry is None else Meters(registry)
+        meters = metering(registry)
         source = source_database.create_engine(settings.source_url.get_secret_value())
         held.callback(source.dispose)
         rows, marker = SqlFailedRows(source), SqlOutboxMarker(source, settings.retry_policy)
 
         def open_late() -> Target:
-            with contextlib.nullcontext() if meters is None else meters.settling.asking("openemr"):
+            with meters.asking("openemr"):
                 target = open_target(settings)
             held.callback(target.close)
-            return target if meters is None else meters.target(target)
+            return meters.target(target)
 
         role = RetryRole(
-            rows if meters is None else meters.failed_rows(rows),
+            meters.failed_rows(rows),
             open_late,
-            marker if meters is None else meters.marker(marker),
+            meters.marker(marker),
             limits=retry_limits(settings),
             interval_s=settings.retry_interval_seconds,
         )
