@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import pytest
 from sqlalchemy import create_mock_engine
 
 from connectors.outbox import EntityType, Status
+from consumer.ports import Record
 from operations.errors import ResyncError
 from operations.kafka import KafkaAdmin, PartitionLag
+from operations.kafka_tail import KafkaTail
 from operations.recovery_ledger import FINISHED, PAUSED, RUNNING, STOPPED
-from operations.resync import Ended, Looked
+from operations.resync import Ended, Looked, OutboxResync, _Slice
 from operations.resync_ledger import ResyncRun, Way
 from operations.resync_selection import ResyncSelection
 from operations.resync_throttle import Throttle
@@ -106,6 +108,57 @@ def test_an_operator_who_stops_is_not_kept_waiting() -> None:
     clock = Clock()
     throttle(SlowGroup(per_look=0), clock, stop=True).wait(1_000)
     assert clock.now_s == 0.0
+
+
+class EarlierPart(KafkaTail):
+    """What came since a slice was asked for: so many reads, of which some give nothing."""
+
+    def __init__(self, reads: Sequence[Sequence[int]]) -> None:
+        self._reads = list(reads)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is more."""
+        return bool(self._reads)
+
+    def read(self, limit_s: float) -> Iterator[Record]:  # noqa: ARG002 - the base's
+        """Give the next."""
+        for seq in self._reads.pop(0):
+            yield Record(
+                topic="emrsync.patient",
+                partition=0,
+                offset=seq,
+                key=b"P-1",
+                value=b"{}",
+                headers=[("seq", str(seq).encode())],
+                timestamp_ms=None,
+            )
+
+
+class Asked(OutboxResync):
+    """A run whose rows are all still there; it notes what it asks for, and is answered at once."""
+
+    def __init__(self) -> None:
+        self._notifications = "emrsync.notifications"
+        self.asked: list[int] = []
+
+    def _still_there(self, seqs: set[int]) -> set[int]:
+        return seqs
+
+    def _signal(self, _signal_id: str, seqs: Sequence[int]) -> None:
+        self.asked += seqs
+
+    def _await(self, _signal_id: str, missing: set[int], _tail: KafkaTail, _stop: Callable[[], bool]) -> None:
+        missing.clear()
+
+
+def test_a_slice_that_goes_on_asks_only_for_what_has_not_come_since() -> None:
+    """All of it is read first, however slowly Kafka gives it."""
+    resync = Asked()
+
+    resync._send(_Slice([1, 2, 3, 4], "s", {}), EarlierPart([[1], [], [2], [4]]), lambda: False)
+
+    assert [3] == resync.asked
 
 
 def test_a_look_says_what_would_be_sent_and_how_long_it_takes() -> None:
