@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from typing import Final
 
 import pytest
 
@@ -12,6 +14,12 @@ from tests import clinic as made
 from tests.integration.consumer.openemr.sites import Site, installed_site, medication
 from tests.integration.operations.letters import Clinic, make_topics, remove_topics
 from tests.integration.operations.replay_world import ReplayWorld
+
+PATIENTS: Final = int(os.environ.get("ARCHIVE_PATIENTS", "20"))
+"""ARCHIVE_PATIENTS=16665 makes an archive of 100,010 events."""
+
+RECORDS: Final = 3 * PATIENTS + 10
+"""Of one history."""
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +37,12 @@ def site(sites: tuple[Site, Site]) -> Site:
 
 def history(world: ReplayWorld) -> None:
     """Let all kinds of things happen."""
-    patients = [made.patient() for _ in range(20)]
+    patients = [made.patient() for _ in range(PATIENTS)]
     world.happened(*patients)
     visits = [made.encounter(one["patient_id"]) for one in patients]
     world.happened(*visits)
-    orders = [made.order(one["patient_id"]) for one in patients[:10]]
-    drugs = [medication(one["patient_id"]) for one in patients[10:]]
+    orders = [made.order(one["patient_id"]) for one in patients[::2]]
+    drugs = [medication(one["patient_id"]) for one in patients[1::2]]
     world.happened(*orders, *drugs)
     world.happened(*({**one, "given_name": "Grace"} for one in patients[:7]), operation=Operation.UPDATE)
     # An order that comes and goes within one batch leaves no row, where otherwise a hidden one stays.
@@ -49,10 +57,10 @@ def test_an_empty_openemr_is_rebuilt_from_the_archive_alone(
     first = world.json("archive", "run", "kept")
     history(world)
     second = world.json("archive", "run", "kept")
-    assert (70, 70) == (first["records"], second["records"])
-    assert {"records": 140, "faults": []} == world.json("archive", "verify", "kept")
+    assert (RECORDS, RECORDS) == (first["records"], second["records"])
+    assert {"records": 2 * RECORDS, "faults": []} == world.json("archive", "verify", "kept")
     noted = f"SELECT subject, action, detail FROM {sites[0].ledger}.recovery_action WHERE command = 'archive'"
-    assert [("kept", "archived", 70)] * 2 == [
+    assert [("kept", "archived", RECORDS)] * 2 == [
         (row["subject"], row["action"], int(row["detail"].split()[0])) for row in sites[0].rows(noted)
     ]
     before = world.chart()
@@ -63,8 +71,8 @@ def test_an_empty_openemr_is_rebuilt_from_the_archive_alone(
     planned = world.json("replay", "plan", "--archive", "kept", "--output", "plan.json")
     applied = world.json("replay", "apply", "plan.json", "--why", "a new server", "--canary")
 
-    assert {"write": 140} == planned["counts"]
-    assert {"applied": 140} == {word: count for word, count in applied["counts"].items() if count}
+    assert {"write": 2 * RECORDS} == planned["counts"]
+    assert {"applied": 2 * RECORDS} == {word: count for word, count in applied["counts"].items() if count}
     assert before == world.chart()
     make_topics(clinic.servers, clinic.prefix)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from typing import Final
 
 import pytest
 import sqlalchemy as sa
@@ -14,6 +16,9 @@ from tests.backups import dump, restore
 from tests.integration.consumer.openemr.sites import Site, installed_site, medication
 from tests.integration.operations.replay_world import ReplayWorld
 
+PATIENTS: Final = int(os.environ.get("RESTORE_PATIENTS", "15"))
+"""Of a day; RESTORE_PATIENTS=1665 makes it one of 5,001 events."""
+
 
 @pytest.fixture
 def site(openemr_admin_url: str) -> Iterator[Site]:
@@ -24,11 +29,11 @@ def site(openemr_admin_url: str) -> Iterator[Site]:
 
 def day(world: ReplayWorld) -> list[Event]:
     """Let a day's events arrive: all kinds, updates, a delete, and children before their parents."""
-    patients = [made.patient() for _ in range(15)]
+    patients = [made.patient() for _ in range(PATIENTS)]
     events = world.missed(*patients)
     visits = [made.encounter(one["patient_id"]) for one in patients]
-    events += world.missed(*visits, *(made.order(one["patient_id"]) for one in patients[:8]))
-    events += world.missed(*(medication(one["patient_id"]) for one in patients[8:]))
+    events += world.missed(*visits, *(made.order(one["patient_id"]) for one in patients[::2]))
+    events += world.missed(*(medication(one["patient_id"]) for one in patients[1::2]))
     events += world.missed(*({**one, "given_name": "Grace"} for one in patients[:5]), operation=Operation.UPDATE)
     world.drain()
     events += world.missed(visits[0], operation=Operation.DELETE)
