@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from consumer.openemr.ledger_schema import checked_schema
 from consumer.openemr.shape import Shape, differences, fingerprint, read_shape, written
-from consumer.openemr.site import TablesMissingError
+from consumer.openemr.site import TABLES, TablesMissingError
 from consumer.ports import MisconfiguredError, PausedError
 
 FIRST_START: Final = "first start"
@@ -111,8 +111,13 @@ def admitted(connection: sa.Connection, ledger_schema: str) -> Shape | None:
     return live
 
 
-def tables_gone(error: TablesMissingError) -> PausedError:
-    """Give the pause for a site that was OpenEMR when its tables were accepted: ALTER TABLE hides one for a moment."""
+def tables_gone(error: TablesMissingError) -> Exception:
+    """Give the pause for a site that was OpenEMR when its tables were accepted: ALTER TABLE hides one for a moment.
+
+    A database without any of them is another one, and the error stays.
+    """
+    if len(error.tables) == len(TABLES):
+        return error
     return PausedError(f"OpenEMR has no table {', '.join(error.tables)} at this moment")
 
 

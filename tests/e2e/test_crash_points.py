@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +37,9 @@ HOLD_S: Final = 2
 EVENTS_PER_S: Final = 60.0
 DEATH_LIMIT_S: Final = 90.0
 REST_LIMIT_S: Final = 60.0
+MORE_S: Final = 15.0
+"""Longer than a dead member's session: by then its partitions have gone to others."""
+
 APART_S: Final = 0.5
 """Between children and their parent: the children wait by then."""
 
@@ -61,9 +64,11 @@ def test_members_killed_at_their_points_lose_nothing_and_repeat_nothing(
             victims = [opened.members.start(number, crashing(point)) for number, point in enumerate(points)]
             if Point.AFTER_REVOKE not in points:
                 wait_dead(victims, trouble)
-            # The newcomer is what takes partitions from the last victim, where that is the point.
-            opened.members.start(len(points))
-            wait_dead(victims, trouble)
+            newcomers = itertools.count(len(points))
+            opened.members.start(next(newcomers))
+            # A newcomer takes partitions from the victims, where that is the point; one that came while others were
+            # dying may have got theirs, and the next one takes some.
+            wait_dead(victims, trouble, lambda: opened.members.start(next(newcomers)))
         checker.wait_at_rest(REST_LIMIT_S)
 
         assert [] == checker.violations(at_rest=True, with_diary=True)
@@ -125,10 +130,14 @@ def troubles(opened: Arena, number: int) -> Iterator[None]:
         yield
 
 
-def wait_dead(victims: list[Member], trouble: Iterator[None]) -> None:
-    """Go on making trouble until all have died, and see that it was by -9."""
-    deadline_s = time.monotonic() + DEATH_LIMIT_S
+def wait_dead(victims: list[Member], trouble: Iterator[None], more: Callable[[], object] = lambda: None) -> None:
+    """Go on making trouble, and more of it after a while, until all have died, and see that it was by -9."""
+    began_s = time.monotonic()
+    more_s = began_s + MORE_S
     while not all(one.has_ended() for one in victims):
-        assert time.monotonic() < deadline_s, "\n".join(one.log[-2_000:] for one in victims)
+        assert time.monotonic() - began_s < DEATH_LIMIT_S, "\n".join(one.log[-2_000:] for one in victims)
+        if time.monotonic() > more_s:
+            more()
+            more_s = time.monotonic() + MORE_S
         next(trouble)
     assert [-signal.SIGKILL] * len(victims) == [one.wait_ended() for one in victims]
