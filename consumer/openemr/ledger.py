@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from connectors.events import EntityKey, Event
 from connectors.outbox import EntityType, Operation, TargetSystem
-from consumer.openemr.statements import ROWS_MAX, Row, insert_rows, select_in
+from consumer.openemr.statements import ROWS_MAX, Row, insert_rows, select_each, select_in
 from consumer.openemr.trail import TrailEntry, write_trail
 from consumer.outcome import Applied, Stale, Waiting
 from consumer.ports import Mapped, StreamPosition
@@ -90,16 +90,19 @@ class Ledger:
 
     def mapped(self, connection: sa.Connection, keys: Sequence[EntityKey], *, lock: Lock) -> Mapping[EntityKey, Mapped]:
         """Return the map rows of entities and hold them until the end, taken in the order of the primary key."""
-        found: dict[EntityKey, Mapped] = {}
-        for entity_type in sorted({key.entity_type for key in keys}):
-            ids = sorted(key.entity_id for key in keys if key.entity_type == entity_type)
-            sql = (
-                "SELECT entity_id, kind, local_id, row_id, uuid, parent_id, last_seq, content_hash, deleted_at "  # noqa: S608
-                f"FROM {self._schema}.entity_map WHERE entity_id IN %s AND entity_type = %s ORDER BY entity_id {lock}"
-            )
-            for entity_id, *rest in select_in(connection, sql, ids, entity_type.value):
-                found[EntityKey(entity_type, entity_id)] = Mapped(*rest)
-        return found
+        sql = (
+            "SELECT entity_id, kind, local_id, row_id, uuid, parent_id, last_seq, content_hash, deleted_at "  # noqa: S608
+            f"FROM {self._schema}.entity_map WHERE entity_id IN %s AND entity_type = %s ORDER BY entity_id {lock}"
+        )
+        ids: dict[EntityType, list[str]] = {}
+        for key in sorted(keys, key=lambda key: (key.entity_type, key.entity_id)):
+            ids.setdefault(key.entity_type, []).append(key.entity_id)
+        queries = [(sql, own, (entity_type.value,)) for entity_type, own in ids.items()]
+        return {
+            EntityKey(entity_type, row[0]): Mapped(*row[1:])
+            for entity_type, rows in zip(ids, select_each(connection, queries), strict=True)
+            for row in rows
+        }
 
     def insert_map(self, connection: sa.Connection, rows: Sequence[tuple[EntityKey, Mapped]]) -> None:
         """Map new entities; another member's row of the same entity makes it fail."""

@@ -53,16 +53,16 @@ class Packet:
         Raises:
             sqlalchemy.exc.DBAPIError: the server refused a statement; those behind it did not run.
         """
-        self._send([])
+        self._send(())
 
     @property
-    def is_empty(self) -> bool:
-        """Tell whether nothing is kept back."""
-        return not self._statements
+    def is_open(self) -> bool:
+        """Tell whether statements are kept back now."""
+        return self._transaction is not None
 
-    def select(self, sql: str) -> Sequence[tuple[Any, ...]]:
-        """Run what is kept back and, in the same packet, a SELECT; give its rows. Raises as send does."""
-        return self._send([sql])
+    def select(self, statements: Sequence[str]) -> Sequence[Sequence[tuple[Any, ...]]]:
+        """Run what is kept back and, in the same packet, some SELECTs; give the rows of each. Raises as send does."""
+        return self._send(statements)
 
     def commit(self, after: str) -> Sequence[tuple[Any, ...]]:
         """Run what is kept back, commit, and then, in the same packet, ask; give the answer's rows.
@@ -72,7 +72,7 @@ class Packet:
         assert self._transaction is not None  # noqa: S101 - the caller's order
         # The server commits at the end of the packet, unless an error stopped it before; SQLAlchemy's own COMMIT then
         # finds nothing to do, and is no longer on the event's way.
-        answer = self._send(["COMMIT", after])
+        answer = self._send(["COMMIT", after])[-1] if self._statements else ()
         try:
             self._transaction.commit()
         except sa.exc.DBAPIError:
@@ -81,22 +81,26 @@ class Packet:
             raise
         return answer
 
-    def _send(self, last: list[str]) -> Sequence[tuple[Any, ...]]:
-        statements, self._statements, self._characters = self._statements, [], 0
+    def _send(self, last: Sequence[str]) -> Sequence[Sequence[tuple[Any, ...]]]:
+        """Run what is kept back and then the last ones, and give what each of these answers."""
+        kept = len(self._statements)
+        statements, self._statements, self._characters = [*self._statements, *last], [], 0
+        answers: list[Sequence[tuple[Any, ...]]] = []
         if not statements:
-            return ()
-        statements += last
+            return answers
         done = 0
         cursor = self._connection.connection.cursor()
         try:
             cursor.execute(";\n".join(statements))
-            for done in range(1, len(statements)):  # noqa: B007 - tells which statement an error belongs to
-                cursor.nextset()
-            rows: Sequence[tuple[Any, ...]] = cursor.fetchall()
+            for done in range(len(statements)):
+                if done > 0:
+                    cursor.nextset()
+                if done >= kept:
+                    answers.append(cursor.fetchall())
         except pymysql.Error as error:
             raise self._wrapped(statements[done], error) from None
         cursor.close()
-        return rows
+        return answers
 
     def _wrapped(self, statement: str, error: pymysql.Error) -> sa.exc.DBAPIError:
         """Make of the driver's error what SQLAlchemy makes of it, and give up a connection that is lost."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
 from consumer.openemr.drafts import RowDraft
-from consumer.openemr.statements import insert_rows, select_in
+from consumer.openemr.statements import Query, insert_rows, select_each, select_in
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,20 +69,40 @@ def register(connection: sa.Connection, table: str, uuids: Sequence[bytes]) -> N
     insert_rows(connection, "uuid_registry", ("uuid",), [(uuid,) for uuid in uuids], constants=constants)
 
 
-def live_rows(
-    connection: sa.Connection, table: str, id_column: str, rows: Sequence[tuple[int, bytes | None]], *, lock: bool
-) -> frozenset[int]:
-    """Return the ids whose row still carries our uuid; with lock, hold those rows, taken in id order.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Expected:
+    """Rows of a table by id, each with the uuid that it must carry if it is still ours."""
 
-    A clerk's merge or deletion removes a row without any event; what is gone is a conflict, not a reason to create.
-    """
-    expected = dict(rows)
-    suffix = f"ORDER BY {id_column} FOR UPDATE" if lock else ""
-    # By the index even of a small table: reading all rows would wait for those that clerks hold.
-    index = "pid" if table == "patient_data" else "PRIMARY"
-    sql = f"SELECT {id_column}, uuid FROM {table} FORCE INDEX ({index}) WHERE {id_column} IN %s {suffix}"  # noqa: S608 - names are ours
-    found = select_in(connection, sql, expected)
-    return frozenset(int(key) for key, uuid in found if uuid == expected[int(key)])
+    table: str
+    id_column: str
+    rows: Mapping[int, bytes | None]
+
+    def query(self, columns: Sequence[str] = (), suffix: str = "") -> Query:
+        """Ask for id, uuid and columns of all rows that are there."""
+        names = ", ".join((self.id_column, "uuid", *(f"`{name}`" for name in columns)))
+        # By the index even of a small table: reading all rows would wait for those that clerks hold.
+        index = "pid" if self.table == "patient_data" else "PRIMARY"
+        place = f"{self.table} FORCE INDEX ({index})"
+        return f"SELECT {names} FROM {place} WHERE {self.id_column} IN %s {suffix}", self.rows, ()  # noqa: S608 - ours
+
+    def ours(self, found: Sequence[Sequence[Any]]) -> Mapping[int, Sequence[Any]]:
+        """Keep of what the query gave the rows that carry our uuid, their columns by id.
+
+        A clerk's merge or deletion removes a row without any event; what is gone is a conflict, not a reason to create.
+        """
+        return {int(row[0]): row[2:] for row in found if row[1] == self.rows[int(row[0])]}
+
+
+def live_rows(connection: sa.Connection, asked: Sequence[Expected]) -> Sequence[Collection[int]]:
+    """Return for each table the ids of the rows that are still ours; nothing is held."""
+    answers = select_each(connection, [one.query() for one in asked])
+    return [one.ours(found).keys() for one, found in zip(asked, answers, strict=True)]
+
+
+def held_rows(connection: sa.Connection, asked: Expected, columns: Sequence[str]) -> Mapping[int, Sequence[Any]]:
+    """Hold the rows that are still ours, taken in id order, and return their columns' values by id."""
+    query = asked.query(columns, f"ORDER BY {asked.id_column} FOR UPDATE")
+    return asked.ours(select_each(connection, [query])[0])
 
 
 def ids_by_uuid(connection: sa.Connection, table: str, id_column: str, uuids: Sequence[bytes]) -> Sequence[int]:

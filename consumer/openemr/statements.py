@@ -85,19 +85,34 @@ def update_rows(
         _run(connection, f"UPDATE {from_values} SET {sets}")  # noqa: S608 - names are ours
 
 
-def select_in(connection: sa.Connection, sql: str, values: Iterable[Any], *rest: Any) -> Sequence[Any]:
-    """Run a SELECT whose first parameter is an IN list (and the rest plain); no values, no rows and no statement.
+Query: TypeAlias = tuple[str, Iterable[Any], Sequence[Any]]
+"""A SELECT, the values of its IN list, which is its first parameter, and its other parameters."""
 
-    What the connection's packet keeps back goes along with it.
+
+def select_in(connection: sa.Connection, sql: str, values: Iterable[Any], *rest: Any) -> Sequence[Any]:
+    """Run a SELECT whose first parameter is an IN list (and the rest plain); no values, no rows and no statement."""
+    return select_each(connection, [(sql, values, rest)])[0]
+
+
+def select_each(connection: sa.Connection, queries: Sequence[Query]) -> Sequence[Sequence[Any]]:
+    """Run queries as select_in does, and give the rows of each.
+
+    They go in one packet, and what the connection's packet keeps back goes along with them.
     """
-    found: list[Any] = []
+    asked = [
+        (number, sql % (f"({_literals(chunk)})", *map(_literal, rest)))
+        for number, (sql, values, rest) in enumerate(queries)
+        for chunk in _chunks(list(values))
+    ]
+    statements = [whole for _, whole in asked]
     packet = packet_of(connection)
-    for chunk in _chunks(list(values)):
-        whole = sql % (f"({_literals(chunk)})", *map(_literal, rest))
-        if packet is None or packet.is_empty:
-            found += connection.exec_driver_sql(whole, None, {"no_parameters": True}).all()
-        else:
-            found += packet.select(whole)
+    if packet is not None and packet.is_open:
+        answers = packet.select(statements) if statements else ()
+    else:
+        answers = [connection.exec_driver_sql(one, None, {"no_parameters": True}).all() for one in statements]
+    found: list[list[Any]] = [[] for _ in queries]
+    for (number, _), rows in zip(asked, answers, strict=True):
+        found[number] += rows
     return found
 
 

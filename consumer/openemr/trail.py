@@ -60,18 +60,19 @@ class Compared:
 
 
 def changed_columns(
-    connection: sa.Connection, compared: Sequence[Compared], plans: Sequence[RowPlan]
+    connection: sa.Connection,
+    compared: Sequence[Compared],
+    plans: Sequence[RowPlan],
+    own: Mapping[int, Sequence[Any]],
 ) -> Sequence[Sequence[str]]:
     """Return, for each row that is about to be updated, the names of the columns that will change.
 
-    Read from the rows themselves, which the transaction holds, so that a clerk's edit that is overwritten shows too.
+    By what the rows say, which the transaction holds, so that a clerk's edit that is overwritten shows too. own: the
+    values in the first table of compared by id, as they were read when they were locked; the others are read here.
     """
     changed: list[list[str]] = [[] for _ in plans]
     for one in compared:
-        names = ", ".join(f"`{name}`" for name in (one.id_column, *one.columns))
-        sql = f"SELECT {names} FROM {one.table} WHERE {one.id_column} IN %s AND {one.condition}"  # noqa: S608 - names are ours
-        found = select_in(connection, sql, [one.number(plan) for plan in plans])
-        before: Mapping[int, Sequence[Any]] = {int(row[0]): row[1:] for row in found}
+        before = own if one is compared[0] else _read(connection, one, plans)
         for plan, names_changed in zip(plans, changed, strict=True):
             old = before.get(one.number(plan) or 0)
             if old is None:
@@ -79,6 +80,12 @@ def changed_columns(
             differing = zip(one.columns, old, one.values(plan), strict=True)
             names_changed += [name for name, was, becomes in differing if was != becomes and not _same(was, becomes)]
     return changed
+
+
+def _read(connection: sa.Connection, one: Compared, plans: Sequence[RowPlan]) -> Mapping[int, Sequence[Any]]:
+    names = ", ".join(f"`{name}`" for name in (one.id_column, *one.columns))
+    sql = f"SELECT {names} FROM {one.table} WHERE {one.id_column} IN %s AND {one.condition}"  # noqa: S608 - names are ours
+    return {int(row[0]): row[1:] for row in select_in(connection, sql, [one.number(plan) for plan in plans])}
 
 
 def write_trail(connection: sa.Connection, schema: str, entries: Sequence[TrailEntry], author: str) -> None:

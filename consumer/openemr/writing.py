@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
 
@@ -19,7 +19,7 @@ from consumer.openemr.ledger import Ledger
 from consumer.openemr.order import OrderTable
 from consumer.openemr.patient import PatientTable
 from consumer.openemr.prescription import PrescriptionTable
-from consumer.openemr.rows import Held, Kept, RowPlan, Written, live_rows, register
+from consumer.openemr.rows import Expected, Held, Kept, RowPlan, Written, held_rows, live_rows, register
 from consumer.openemr.trail import Action, TrailEntry, changed_columns
 from consumer.outcome import Applied, ErrorClass, Failed
 from consumer.ports import Change, Mapped, RefusedError
@@ -43,7 +43,7 @@ class Writer:
         """Write changes of one kind; see ports.TargetTransaction.write."""
         outcomes: dict[EntityKey, Applied | Failed] = {}
         consistent = [change for change in changes if _sound(change, outcomes)]
-        sound = self._with_live_rows(kind, consistent, outcomes)
+        sound, before = self._with_live_rows(kind, consistent, outcomes)
         inserts = [change for change in sound if change.draft is not None and _local_id(change) is None]
         updates = [change for change in sound if change.draft is not None and _local_id(change) is not None]
         changed = [change for change in updates if not _unchanged(change)]
@@ -51,7 +51,7 @@ class Writer:
         mapped = [(change, _known(change)) for change in updates]
         mapped += self._insert(kind, inserts)
         if changed:
-            self._update(kind, changed)
+            self._update(kind, changed, before)
         mapped += self._delete(kind, deletes, outcomes)
         self._map(mapped)
         self.trail.extend(_entry(change, Action.INSERT, _content_hash(change)) for change in inserts)
@@ -62,15 +62,15 @@ class Writer:
 
     def _with_live_rows(
         self, kind: str, changes: Sequence[Change], outcomes: dict[EntityKey, Applied | Failed]
-    ) -> Sequence[Change]:
-        """Keep the changes whose parents' and own rows OpenEMR still has."""
+    ) -> tuple[Sequence[Change], Mapping[int, Sequence[Any]]]:
+        """Keep the changes whose parents' and own rows OpenEMR still has; hold those rows, and tell what they say."""
         orphans = self._parents_gone(changes)
         outcomes.update({key: Failed(ErrorClass.CONFLICT, reason) for key, reason in orphans.items()})
         changes = [change for change in changes if change.event.key not in orphans]
         mapped = [change.mapped for change in changes if change.mapped is not None and _has_row(change.mapped)]
-        rows = [(_row_key(kind, known), known.uuid) for known in mapped]
         table = self.tables[kind]
-        live = live_rows(self.connection, table.table, table.id_column, rows, lock=True)
+        expected = Expected(table.table, table.id_column, {_row_key(kind, known): known.uuid for known in mapped})
+        live = held_rows(self.connection, expected, table.compared[0].columns)
         kept: list[Change] = []
         for change in changes:
             if not _has_row(change.mapped) or _row_key(kind, change.mapped) in live:
@@ -81,17 +81,20 @@ class Writer:
             else:
                 key = change.event.key
                 outcomes[key] = Failed(ErrorClass.CONFLICT, f"{key.entity_type} {key.entity_id}: {GONE}")
-        return kept
+        return kept, live
 
     def _parents_gone(self, changes: Sequence[Change]) -> Mapping[EntityKey, str]:
         gone: dict[EntityKey, str] = {}
-        for kind in (patient.KIND, encounter.KIND):
-            parents = {
-                _row_key(kind, parent): parent for change in changes for parent in change.parents if parent.kind == kind
-            }
-            table = self.tables[kind]
-            rows = [(number, parent.uuid) for number, parent in parents.items()]
-            live = live_rows(self.connection, table.table, table.id_column, rows, lock=False)
+        kinds = (patient.KIND, encounter.KIND)
+        asked = [
+            Expected(
+                self.tables[kind].table,
+                self.tables[kind].id_column,
+                {_row_key(kind, one): one.uuid for change in changes for one in change.parents if one.kind == kind},
+            )
+            for kind in kinds
+        ]
+        for kind, live in zip(kinds, live_rows(self.connection, asked), strict=True):
             for change in changes:
                 if any(parent.kind == kind and _row_key(kind, parent) not in live for parent in change.parents):
                     gone[change.event.key] = f"{kind}_id: {GONE}"
@@ -111,10 +114,10 @@ class Writer:
             for change, plan, numbers in zip(changes, plans, written, strict=True)
         ]
 
-    def _update(self, kind: str, changes: Sequence[Change]) -> None:
+    def _update(self, kind: str, changes: Sequence[Change], before: Mapping[int, Sequence[Any]]) -> None:
         plans = [_plan(change) for change in changes]
         table = self.tables[kind]
-        columns = changed_columns(self.connection, table.compared, plans)
+        columns = changed_columns(self.connection, table.compared, plans, before)
         table.update(self.connection, plans)
         self.trail.extend(
             _entry(change, Action.UPDATE, _content_hash(change), names)

@@ -180,9 +180,9 @@ class Site:
             sent.append(" ".join(statement.split()))
             add(packet, statement)
 
-        def read(packet: Packet, statement: str) -> Sequence[tuple[Any, ...]]:
-            sent.append(" ".join(statement.split()))
-            return select(packet, statement)
+        def read(packet: Packet, statements: Sequence[str]) -> Sequence[Sequence[tuple[Any, ...]]]:
+            sent.extend(" ".join(one.split()) for one in statements)
+            return select(packet, statements)
 
         def ask(packet: Packet, statement: str) -> Sequence[tuple[Any, ...]]:
             sent.append(" ".join(statement.split()))

@@ -52,8 +52,30 @@ def test_values_written_before_their_turn_are_those_of_a_plain_row() -> None:
     assert "1 AS `a`, 'O\\'Keefe' AS `b`, NULL AS `c` UNION ALL SELECT 2, 'O\\'Keefe', NULL" in sent[1]
 
 
+def test_queries_are_answered_each_by_its_own_rows() -> None:
+    """Without values none is asked, and one with many values is asked in parts."""
+    sent: list[str] = []
+    connection: Any = FakeConnection(sent)
+    many = [*range(statements.ROWS_MAX + 1)]
+    queries = [("SELECT 1 IN %s AND a = %s", ["it's", b"x"], ("50 %",)), ("SELECT 2 IN %s", [], ()), ("3 %s", many, ())]
+
+    answers = statements.select_each(connection, queries)
+
+    assert [1, 0, 2] == [len(rows) for rows in answers]
+    assert "SELECT 1 IN ('it\\'s', x'78') AND a = '50 %'" == sent[0]
+    assert f"3 ({statements.ROWS_MAX})" == sent[2]
+
+
+class FakeRows:
+    """One row."""
+
+    def all(self) -> list[tuple[int]]:
+        """Give it."""
+        return [(7,)]
+
+
 class FakeConnection:
-    """Keeps the statements."""
+    """Keeps the statements, and answers each with one row."""
 
     def __init__(self, sent: list[str]) -> None:
         self._sent = sent
@@ -62,6 +84,7 @@ class FakeConnection:
         """Have no packet."""
         return {}
 
-    def exec_driver_sql(self, sql: str, *_options: Any) -> None:
+    def exec_driver_sql(self, sql: str, *_options: Any) -> FakeRows:
         """Take one."""
         self._sent.append(sql)
+        return FakeRows()
