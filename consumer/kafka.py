@@ -12,7 +12,15 @@ import structlog
 
 from connectors.events import UNREADABLE_HEADERS
 from consumer.dead_letters import added_headers
+from consumer.deadline import ends_process_after
 from consumer.ports import MisconfiguredError, Place, Record, StreamPosition, TransientError
+
+COMMIT_LIMIT_S: Final = 120.0
+"""The client (librdkafka 2.16) waits for a commit without limit, and now and then, while the group changes, for ever.
+In an outage it answers after 45 s, or after the 60 s of a request."""
+
+CLOSE_LIMIT_S: Final = 60.0
+"""It leaves the group within seconds, if no commit hangs."""
 
 DEAD_LETTER_FLUSH_S: Final = 10.0
 ANSWER_LIMIT_S: Final = 10.0
@@ -143,7 +151,8 @@ class KafkaEventStream:
             # Without an offset the group starts at the earliest record that is kept.
             offset = found.offset if found.offset >= 0 else self._consumer.get_watermark_offsets(place)[0]
             mark = confluent_kafka.TopicPartition(topic, partition, offset, metadata=HALTED)
-            self._consumer.commit(offsets=[mark], asynchronous=False)
+            with ends_process_after(COMMIT_LIMIT_S):
+                self._consumer.commit(offsets=[mark], asynchronous=False)
         except confluent_kafka.KafkaException as error:
             raise TransientError(f"Kafka did not take a note beside an offset ({error.args[0].name()})") from error
 
@@ -163,7 +172,8 @@ class KafkaEventStream:
             return
         offsets = [confluent_kafka.TopicPartition(one.topic, one.partition, one.next_offset) for one in ours]
         try:
-            self._consumer.commit(offsets=offsets, asynchronous=False)
+            with ends_process_after(COMMIT_LIMIT_S):
+                self._consumer.commit(offsets=offsets, asynchronous=False)
         except confluent_kafka.KafkaException as error:
             cause = error.args[0]
             if cause.code() in _MOVED_ON:
@@ -181,7 +191,8 @@ class KafkaEventStream:
 
     def close(self) -> None:
         """See ports.EventStream."""
-        self._consumer.close()
+        with ends_process_after(CLOSE_LIMIT_S):
+            self._consumer.close()
 
     def _on_assign(self, consumer: confluent_kafka.Consumer, given: list[confluent_kafka.TopicPartition]) -> None:
         self._owned |= _places(given)
