@@ -16,8 +16,8 @@ from consumer.deadline import ends_process_after
 from consumer.ports import MisconfiguredError, Place, Record, StreamPosition, TransientError
 
 COMMIT_LIMIT_S: Final = 120.0
-"""The client (librdkafka 2.16) waits for a commit without limit, and once was seen to wait for ever, when another member had just left.
-In an outage it answers after 45 s, or after the 60 s of a request."""
+"""The client (librdkafka 2.16) waits for a commit without limit, and was seen to wait for ever when another member had
+just left. In an outage it answers after 45 s, or after the 60 s of a request."""
 
 CLOSE_LIMIT_S: Final = 60.0
 """It leaves the group within seconds, if no commit hangs."""
