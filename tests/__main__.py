@@ -1,10 +1,10 @@
-"""`make test`: all tests, in two lanes side by side."""
+"""`make test`: all tests, in two lanes side by side, and then those that must be alone."""
 
 from __future__ import annotations
 
 import sys
 
-from tests.lanes import LANES, run_lanes
+from tests.lanes import PHASES, run_phases
 
 
 def write(line: str) -> None:
@@ -14,4 +14,4 @@ def write(line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_lanes(LANES, write))
+    sys.exit(run_phases(PHASES, write))

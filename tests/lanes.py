@@ -1,4 +1,4 @@
-"""All tests in two runs of pytest side by side: while those with processes wait, those with databases compute."""
+"""All tests in two runs of pytest side by side, of which one mostly waits; what measures comes after them, alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, TypeAlias
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -19,21 +19,40 @@ PROCESSES: Final = (
     "tests/e2e/test_crash_points.py",
     "tests/e2e/test_outages.py",
     "tests/e2e/test_restore.py",
-    "tests/e2e/test_soak.py",
+    "tests/e2e/test_resync.py",
 )
-"""Tests that start, stop and kill programs, and mostly wait for them; what measures recovery comes last, when the
-other lane is done, or soon."""
+"""Tests that start, stop and kill programs, and mostly wait for them."""
 
-LANES: Final[Mapping[str, Sequence[str]]] = {
-    "databases": ("tests", *(f"--ignore={path}" for path in PROCESSES)),
-    "processes": PROCESSES,
-}
+ALONE: Final = ("tests/e2e/test_soak.py",)
+"""Tests that measure how fast the chain is."""
+
+Lanes: TypeAlias = Mapping[str, Sequence[str]]
+"""The arguments of pytest by the name of the lane."""
+
+PHASES: Final[Sequence[Lanes]] = (
+    {"databases": ("tests", *(f"--ignore={path}" for path in (*PROCESSES, *ALONE))), "processes": PROCESSES},
+    {"alone": ALONE},
+)
+
+INTERRUPTED: Final = 2
+"""pytest's exit code after a signal."""
 
 OUTPUT_LIMIT_S: Final = 10.0
 """For the rest of the output of a lane that has ended."""
 
 
-def run_lanes(lanes: Mapping[str, Sequence[str]], write: Callable[[str], None]) -> int:
+def run_phases(phases: Sequence[Lanes], write: Callable[[str], None]) -> int:
+    """Run one phase after the other, also after a failure, but not after a signal; return the worst exit code."""
+    worst = 0
+    for lanes in phases:
+        code = run_lanes(lanes, write)
+        worst = max(worst, code, key=abs)
+        if code == INTERRUPTED:
+            break
+    return worst
+
+
+def run_lanes(lanes: Lanes, write: Callable[[str], None]) -> int:
     """Run pytest once for each lane, write their lines with the lane's name, and return the worst exit code.
 
     Each lane has a chain of its own. SIGINT and SIGTERM go on to every lane once, which then stops its servers.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
 
 from connectors.events import EntityKey
 from consumer.openemr import encounter, order, patient, prescription
-from consumer.openemr.statements import select_in
+from consumer.openemr.statements import ROWS_MAX
 from consumer.ports import Mapped
 
 Columns: TypeAlias = Mapping[str, Any]
@@ -51,12 +51,18 @@ def rows(connection: sa.Connection, mapped: Mapping[EntityKey, Mapped]) -> Mappi
         for table, id_column, by_row, condition in tables:
             keys = {number: key for key, one in of_kind.items() if (number := one.row_id if by_row else one.local_id)}
             sql = f"SELECT * FROM {table} WHERE {id_column} IN %s {condition}"  # noqa: S608 - names are ours
-            for row in select_in(connection, sql, keys):
-                values = {f"{table}.{name}": value for name, value in row._mapping.items()}  # noqa: SLF001 - SQLAlchemy's public name
-                found[keys[row._mapping[id_column]]] |= {  # noqa: SLF001 - as above
+            for row in _named(connection, sql, list(keys)):
+                values = {f"{table}.{name}": value for name, value in row.items()}
+                found[keys[row[id_column]]] |= {
                     name: value for name, value in values.items() if name not in _OF_THE_WRITE
                 }
     return found
+
+
+def _named(connection: sa.Connection, sql: str, ids: Sequence[int]) -> Iterator[sa.RowMapping]:
+    """Run a SELECT for so many ids, and give each row by the names of its columns."""
+    for start in range(0, len(ids), ROWS_MAX):
+        yield from connection.exec_driver_sql(sql, (tuple(ids[start : start + ROWS_MAX]),)).mappings()
 
 
 def differing(before: Columns, after: Columns) -> tuple[str, ...]:

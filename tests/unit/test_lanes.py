@@ -7,7 +7,7 @@ import signal
 import threading
 from pathlib import Path
 
-from tests.lanes import LANES, PROCESSES, ROOT, run_lanes
+from tests.lanes import ALONE, PHASES, PROCESSES, ROOT, run_phases
 
 SLOW = """
 import time, pytest
@@ -30,10 +30,11 @@ def lane(path: Path, text: str) -> tuple[str, ...]:
 
 
 def test_every_test_is_in_one_lane() -> None:
-    """The first leaves out what the second has."""
-    assert LANES["databases"] == ("tests", *(f"--ignore={path}" for path in PROCESSES))
-    assert LANES["processes"] == PROCESSES
-    assert all((ROOT / path).exists() for path in PROCESSES)
+    """The first leaves out what the others have."""
+    first, second = PHASES
+    assert first["databases"] == ("tests", *(f"--ignore={path}" for path in (*PROCESSES, *ALONE)))
+    assert (first["processes"], second["alone"]) == (PROCESSES, ALONE)
+    assert all((ROOT / path).exists() for path in (*PROCESSES, *ALONE))
 
 
 def test_a_failure_in_one_lane_fails_all_and_the_other_goes_on(tmp_path: Path) -> None:
@@ -44,11 +45,13 @@ def test_a_failure_in_one_lane_fails_all_and_the_other_goes_on(tmp_path: Path) -
         "green": lane(tmp_path / "test_green.py", "def test_green():\n    pass\n"),
     }
 
-    code = run_lanes(lanes, written.append)
+    code = run_phases([lanes, {"later": lanes["green"]}], written.append)
 
     assert code == 1
-    assert written[-2].startswith("red: exit code 1: 1 failed in ")
-    assert written[-1].startswith("green: exit code 0: 1 passed in ")
+    ends = [line for line in written if ": exit code " in line]
+    assert ends[0].startswith("red: exit code 1: 1 failed in ")
+    assert ends[1].startswith("green: exit code 0: 1 passed in ")
+    assert ends[2].startswith("later: exit code 0: 1 passed in ")
     assert any(line.startswith("red | ") and "assert 0" in line for line in written)
 
 
@@ -69,7 +72,7 @@ def test_a_stop_lets_each_lane_stop_its_servers(tmp_path: Path) -> None:
     person = threading.Thread(target=interrupt)
     person.start()
     try:
-        code = run_lanes(lanes, lambda _: None)
+        code = run_phases([lanes, {"never": ("no-such-folder",)}], lambda _: None)
     finally:
         over.set()
         person.join()
