@@ -94,8 +94,8 @@ class Checker:
     def violations(self, *, at_rest: bool, with_diary: bool = False, restored: bool = False) -> list[str]:
         """Check the invariants, and at rest also that OpenEMR's rows are what the newest events say.
 
-        restored: OpenEMR came back from a backup meanwhile; what was applied then may be stale now, since it comes
-        again beside newer events, and the outbox keeps its first word.
+        restored: OpenEMR came back from a backup meanwhile; what was applied then may be stale now, or the other way
+        round, since it comes again beside other events, and the outbox keeps its first word.
         """
         # The order matters while things move: an effect may be newer than what is read of the events, never older.
         # At rest nothing moves.
@@ -213,7 +213,9 @@ def disagreements(
 ) -> list[str]:
     """Find outbox rows that say another outcome than the ledger; outcomes: seq and outcome of those that are done."""
     either = {"applied", "stale"}
-    fitting = {"applied": either if restored else {"applied"}, "stale": {"stale"}, "duplicate": either}
+    fitting = {"applied": {"applied"}, "stale": {"stale"}, "duplicate": either}
+    if restored:
+        fitting |= {"applied": either, "stale": either}
     return [
         f"seq {seq} is {outcome} in the outbox and {settled.get(outbox_id)} in the ledger"
         for outbox_id, (seq, outcome) in outcomes.items()
