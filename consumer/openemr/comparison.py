@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from connectors.events import EntityKey
 from consumer.openemr import encounter, order, patient, prescription
-from consumer.openemr.statements import ROWS_MAX
+from consumer.openemr.statements import chunks
 from consumer.ports import Mapped
 
 Columns: TypeAlias = Mapping[str, Any]
@@ -61,8 +61,8 @@ def rows(connection: sa.Connection, mapped: Mapping[EntityKey, Mapped]) -> Mappi
 
 def _named(connection: sa.Connection, sql: str, ids: Sequence[int]) -> Iterator[sa.RowMapping]:
     """Run a SELECT for so many ids, and give each row by the names of its columns."""
-    for start in range(0, len(ids), ROWS_MAX):
-        yield from connection.exec_driver_sql(sql, (tuple(ids[start : start + ROWS_MAX]),)).mappings()
+    for chunk in chunks(ids):
+        yield from connection.exec_driver_sql(sql, (tuple(chunk),)).mappings()
 
 
 def differing(before: Columns, after: Columns) -> tuple[str, ...]:

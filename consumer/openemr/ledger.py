@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from connectors.events import EntityKey, Event
 from connectors.outbox import EntityType, Operation, TargetSystem
-from consumer.openemr.statements import ROWS_MAX, Row, insert_rows, select_each, select_in
+from consumer.openemr.statements import Row, chunks, insert_rows, select_each, select_in
 from consumer.openemr.trail import TrailEntry, write_trail
 from consumer.outcome import Applied, Stale, Waiting
 from consumer.ports import Mapped, StreamPosition
@@ -82,8 +82,8 @@ class Ledger:
 
     def _present(self, connection: sa.Connection, table: str, outbox_ids: Sequence[bytes]) -> frozenset[bytes]:
         found: set[bytes] = set()
-        for start in range(0, len(outbox_ids), ROWS_MAX):
-            listed = ",".join([f"x'{one.hex()}'" for one in outbox_ids[start : start + ROWS_MAX]])
+        for chunk in chunks(outbox_ids):
+            listed = ",".join([f"x'{one.hex()}'" for one in chunk])
             sql = f"SELECT outbox_id FROM {self._schema}.{table} WHERE outbox_id IN ({listed})"  # noqa: S608
             found.update(row[0] for row in connection.exec_driver_sql(sql, None, {"no_parameters": True}))
         return frozenset(found)

@@ -49,7 +49,7 @@ def insert_rows(
     """
     names = ", ".join(f"`{name}`" for name in (*columns, *constants))
     row_end = ", ".join(("", *constants.values())) + ")"
-    for chunk in _chunks(rows):
+    for chunk in chunks(rows):
         values = ", ".join([f"({_literals(row)}{row_end}" for row in chunk])
         _run(connection, f"INSERT INTO {table} ({names}) VALUES {values} {suffix}")  # noqa: S608 - names are ours
 
@@ -76,7 +76,7 @@ def update_rows(
         (*(f"t.`{name}` = v.`{name}`" for name in columns), *(f"t.`{name}` = {sql}" for name, sql in constants.items()))
     )
     named = (*keys, *columns)
-    for chunk in _chunks(rows):
+    for chunk in chunks(rows):
         first = ", ".join(
             f"{_literal(value)} AS `{name}`" for value, name in zip(_single(chunk[0]), named, strict=True)
         )
@@ -102,7 +102,7 @@ def select_each(connection: sa.Connection, queries: Sequence[Query]) -> Sequence
     asked = [
         (number, sql % (f"({_literals(chunk)})", *map(_literal, rest)))
         for number, (sql, values, rest) in enumerate(queries)
-        for chunk in _chunks(list(values))
+        for chunk in chunks(list(values))
     ]
     statements = [whole for _, whole in asked]
     packet = packet_of(connection)
@@ -163,6 +163,7 @@ _needs_escape: Final = re.compile("[\\0\\n\\r\\x1a\"'\\\\]").search
 """Finds a character that the driver escapes; texts mostly have none."""
 
 
-def _chunks(rows: Sequence[Any]) -> Iterable[Sequence[Any]]:
+def chunks(rows: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    """Cut rows, or values of an IN list, into those of one statement each."""
     for start in range(0, len(rows), ROWS_MAX):
         yield rows[start : start + ROWS_MAX]
