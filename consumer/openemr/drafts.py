@@ -53,7 +53,7 @@ class RowDraft:
 
     def __post_init__(self) -> None:
         """Take the digest once; it is asked for up to three times."""
-        content = repr((self.kind, self.values, self.line, self.dated, self.parents))
+        content = repr((self.kind, self.values.sql, self.line.sql, self.dated, self.parents))
         object.__setattr__(self, "content_hash", hashlib.blake2b(content.encode(), digest_size=16).digest())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
@@ -157,6 +158,9 @@ _WRITERS: Final[Mapping[type, Callable[[Any], str]]] = {
     # Pure ASCII, whatever the connection's character set makes of other bytes.
     bytes: lambda value: f"x'{value.hex()}'",
     int: str,
+    # A time is local or UTC by its column and never has a zone here, whose offset would be part of its text.
+    dt.date: lambda value: f"'{value}'",
+    dt.datetime: lambda value: f"'{value}'",
     Values: attrgetter("sql"),
 }
 _needs_escape: Final = re.compile("[\\0\\n\\r\\x1a\"'\\\\]").search
