@@ -11,6 +11,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from connectors.events import EntityKey
+from consumer.openemr.statements import select_row
 from consumer.ports import MisconfiguredError
 
 PID_BLOCK_SIZE: Final = 100_000
@@ -27,6 +28,13 @@ SEQUENCE_LEASE: Final = 500
 
 NUMBER_MAX: Final = 2**31 - 1
 """Many tables of OpenEMR hold pid and encounter in int(11)."""
+
+# One statement, and so one snapshot: a member's number is below the sequence before its prescription is to be seen.
+_PRESCRIBED: Final = """
+    SELECT COALESCE((SELECT MAX(id) FROM prescriptions), 0),
+      COALESCE((SELECT MAX(id) FROM prescriptions WHERE id BETWEEN %s AND %s), 0),
+      COALESCE((SELECT MAX(id) FROM sequences), 0)
+"""
 
 _NAMESPACE: Final = uuid.UUID("6f0f3a52-7a43-5d0c-9d53-0c8b8d0f6a11")
 
@@ -67,7 +75,11 @@ class Numbers:
         return [self._pids.popleft() for _ in range(count)]
 
     def take_numbers(self, count: int, *, above: int = 0) -> Sequence[int]:
-        """Return `count` numbers of OpenEMR's sequence, all of them higher than `above`."""
+        """Return `count` numbers of OpenEMR's sequence, all of them higher than `above`.
+
+        Raises:
+            MisconfiguredError: the sequence is at its end; it was not moved.
+        """
         while self._sequence and self._sequence[0] <= above:
             self._sequence.popleft()
         while len(self._sequence) < count:
@@ -79,9 +91,20 @@ class Numbers:
                     "UPDATE sequences SET id = LAST_INSERT_ID(GREATEST(id, %s) + %s)", (floor, wanted)
                 )
                 top = int(self._connection.exec_driver_sql("SELECT LAST_INSERT_ID()").scalar_one())
-            _check(top, "the number in sequences")
+                _check(top, "the number in sequences")
             self._sequence.extend(range(top - wanted + 1, top + 1))
         return [self._sequence.popleft() for _ in range(count)]
+
+    def take_prescription_ids(self, count: int, transaction: sa.Connection) -> Sequence[int]:
+        """Return `count` numbers of the sequence that no prescription has, as the caller's transaction sees them.
+
+        OpenEMR's API lets auto_increment give out the id after the highest, be it in our lease or ahead of the
+        sequence. What other members have written is no reason to give a lease up: each would then take a new one
+        after every prescription of another, until the numbers end. Raises as take_numbers does.
+        """
+        lease = (self._sequence[0], self._sequence[-1]) if self._sequence else (1, 0)
+        highest, in_lease, sequence = map(int, select_row(transaction, _PRESCRIBED, *lease))
+        return self.take_numbers(count, above=highest if highest > sequence else in_lease)
 
     def close(self) -> None:
         """Give the connection back."""

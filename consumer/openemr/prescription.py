@@ -80,9 +80,8 @@ class PrescriptionTable:
         return RowDraft(KIND, self._shape.values(payload), order_parents(payload), detail=detail)
 
     def insert(self, connection: sa.Connection, plans: Sequence[RowPlan], numbers: Numbers) -> Sequence[Written]:
-        """Insert prescriptions with numbers of OpenEMR's sequence, above what its API may have given out itself."""
-        highest = int(connection.exec_driver_sql("SELECT COALESCE(MAX(id), 0) FROM prescriptions").scalar_one())
-        taken = numbers.take_numbers(len(plans), above=highest)
+        """Insert prescriptions with numbers of OpenEMR's sequence, but those that its API has given out itself."""
+        taken = numbers.take_prescription_ids(len(plans), connection)
         rows = [
             (number, plan.uuid, plan.pid, plan.visit or None, *self._same.values(), plan.columns.values)
             for plan, number in zip(plans, taken, strict=True)

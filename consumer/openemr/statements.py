@@ -105,16 +105,24 @@ def select_each(connection: sa.Connection, queries: Sequence[Query]) -> Sequence
         for number, (sql, values, rest) in enumerate(queries)
         for chunk in chunks(list(values))
     ]
-    statements = [whole for _, whole in asked]
-    packet = packet_of(connection)
-    if packet is not None and packet.is_open:
-        answers = packet.select(statements) if statements else ()
-    else:
-        answers = [connection.exec_driver_sql(one, None, {"no_parameters": True}).all() for one in statements]
     found: list[list[Any]] = [[] for _ in queries]
-    for (number, _), rows in zip(asked, answers, strict=True):
+    for (number, _), rows in zip(asked, _answers(connection, [whole for _, whole in asked]), strict=True):
         found[number] += rows
     return found
+
+
+def select_row(connection: sa.Connection, sql: str, *values: Any) -> Sequence[Any]:
+    """Run a SELECT that gives one row, in one packet with what the connection's packet keeps back."""
+    (rows,) = _answers(connection, [sql % tuple(map(_literal, values))])
+    (row,) = rows
+    return tuple(row)
+
+
+def _answers(connection: sa.Connection, statements: Sequence[str]) -> Sequence[Sequence[Any]]:
+    packet = packet_of(connection)
+    if packet is not None and packet.is_open:
+        return packet.select(statements) if statements else ()
+    return [connection.exec_driver_sql(one, None, {"no_parameters": True}).all() for one in statements]
 
 
 def _run(connection: sa.Connection, sql: str) -> None:

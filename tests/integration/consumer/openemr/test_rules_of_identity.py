@@ -6,8 +6,12 @@ import dataclasses
 import re
 import uuid
 
+import pytest
+
+from consumer.openemr import identifiers
 from consumer.openemr.identifiers import row_uuid
 from consumer.outcome import Applied, Duplicate, ErrorClass, Failed
+from consumer.ports import MisconfiguredError
 from tests import clinic
 from tests.integration.consumer.openemr.sites import Site, event, key_of, medication
 
@@ -169,6 +173,59 @@ def test_rule_5_prescription_ids_step_over_those_that_openemrs_api_gave_out(site
     assert site.of(second)["id"] > ahead
     assert site.value("SELECT id FROM sequences") >= site.of(second)["id"]
     assert site.value("SELECT drug FROM prescriptions WHERE id = %s", ahead) == "of a clerk"
+
+
+def test_rule_5_writers_that_prescribe_in_turn_keep_their_leases(site: Site) -> None:
+    """Giving one up for another member's prescription used up 500 numbers each time, and they end at 2³¹."""
+    patient = clinic.patient()
+    drugs = [medication(patient["patient_id"]) for _ in range(8)]
+    with site.reopened() as one, site.reopened() as other:
+        one.put(patient)
+        before = site.value("SELECT id FROM sequences")
+        for number, drug in enumerate(drugs):
+            (other if number % 2 else one).put(drug)
+
+    assert site.value("SELECT id FROM sequences") == before + 2 * identifiers.SEQUENCE_LEASE
+    ids = [site.of(drug)["id"] for drug in drugs]
+    assert ids[2::2] == [ids[0] + 1, ids[0] + 2, ids[0] + 3]
+    assert ids[3::2] == [ids[1] + 1, ids[1] + 2, ids[1] + 3]
+
+
+def test_rule_5_an_id_that_openemrs_api_gave_out_of_our_lease_is_left_to_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its auto_increment goes on after our last prescription; only the ids up to its own are given up, at once."""
+    monkeypatch.setattr("consumer.apply.RACES_MAX", 1)
+    patient = clinic.patient()
+    first, second = (medication(patient["patient_id"]) for _ in range(2))
+    with site.reopened() as one:
+        one.put(patient, first)
+        before = site.value("SELECT id FROM sequences")
+        clerks = site.of(first)["id"] + 1
+        site.change(
+            "INSERT INTO prescriptions (patient_id, drug, txDate, usage_category_title, request_intent_title)"
+            " VALUES (1, 'of a clerk', '2025-01-01', '', '')"
+        )
+        assert site.value("SELECT drug FROM prescriptions WHERE id = %s", clerks) == "of a clerk"
+        one.put(second)
+
+    assert site.of(second)["id"] == clerks + 1
+    assert site.value("SELECT id FROM sequences") == before
+
+
+def test_rule_5_a_sequence_at_its_end_is_told_and_not_moved(site: Site) -> None:
+    """Each start would else move it on, and OpenEMR's own columns end there too."""
+    patient = clinic.patient()
+    site.put(patient)
+    before = site.value("SELECT id FROM sequences")
+    last = identifiers.NUMBER_MAX - 1
+    try:
+        site.change("UPDATE sequences SET id = %s", last)
+        with site.reopened() as one, pytest.raises(MisconfiguredError, match="number in sequences would pass"):
+            one.put(clinic.encounter(patient["patient_id"]))
+        assert site.value("SELECT id FROM sequences") == last
+    finally:
+        site.change("UPDATE sequences SET id = %s", before)
 
 
 def test_rule_5_encounter_numbers_step_over_those_above_the_sequence(site: Site) -> None:
