@@ -33,8 +33,6 @@ _READ: Final = (
     "billing",
     "issue_encounter",
 )
-
-
 _LEDGER: Final = {
     "applied_event": "SELECT, INSERT",
     "entity_map": "SELECT, INSERT, UPDATE",
@@ -67,27 +65,36 @@ def apply(
 
     admin_url is a SQLAlchemy URL of an account with GRANT OPTION. Host '%' lets it come from any address; narrow it.
     """
-    ledger = checked_schema(ledger_schema)
+    rights = grants(database, ledger_schema)
     engine = sa.create_engine(admin_url)
-    preparer = engine.dialect.identifier_preparer
-    place = preparer.quote_identifier(database)
+    place = _quoted(database)
     try:
         with engine.begin() as connection:
             account = "%s@%s"
             connection.exec_driver_sql(f"CREATE USER IF NOT EXISTS {account} IDENTIFIED BY %s", (user, host, password))
             connection.exec_driver_sql(f"ALTER USER {account} IDENTIFIED BY %s", (user, host, password))
-            for table, verbs in (*_WRITTEN.items(), *((table, "SELECT") for table in _READ)):
-                name = preparer.quote_identifier(table)
-                connection.exec_driver_sql(f"GRANT {verbs} ON {place}.{name} TO {account}", (user, host))
+            for right in rights:
+                connection.exec_driver_sql(f"{right} TO {account}", (user, host))
             if patient_removal:
                 connection.exec_driver_sql(f"GRANT DELETE ON {place}.patient_data TO {account}", (user, host))
                 for table in _chart_tables(connection, database):
                     connection.exec_driver_sql(f"GRANT SELECT ON {place}.{table} TO {account}", (user, host))
-            # Table by table: in a grant on a whole schema the _ of its name stands for any character.
-            for table, verbs in _LEDGER.items():
-                connection.exec_driver_sql(f"GRANT {verbs} ON {ledger}.{table} TO {account}", (user, host))
     finally:
         engine.dispose()
+
+
+def grants(database: str = "openemr", ledger_schema: str = SCHEMA) -> Sequence[str]:
+    """Return the account's rights, each as a GRANT that lacks only TO and the account."""
+    written = [(database, table, verbs) for table, verbs in _WRITTEN.items()]
+    read = [(database, table, "SELECT") for table in _READ]
+    # Table by table: in a grant on a whole schema the _ of its name stands for any character.
+    ledger = [(checked_schema(ledger_schema), table, verbs) for table, verbs in _LEDGER.items()]
+    return [f"GRANT {verbs} ON {_quoted(place)}.{_quoted(table)}" for place, table, verbs in (*written, *read, *ledger)]
+
+
+def _quoted(name: str) -> str:
+    doubled = name.replace("`", "``").replace("%", "%%")
+    return f"`{doubled}`"
 
 
 def _chart_tables(connection: sa.Connection, database: str) -> Sequence[str]:
