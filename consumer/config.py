@@ -37,7 +37,7 @@ class SettlingSettings(MetricsSettings):
     """The users row that our rows name as their author."""
 
     openemr_time_zone: str | None = None
-    """IANA zone of the site, when OpenEMR's own global gbl_time_zone is not set."""
+    """IANA zone of the site; wins over OpenEMR's own global gbl_time_zone, and is needed where that is empty."""
 
     openemr_facility: Word | None = None
     """Name of the facility of encounters that name none; OpenEMR's primary one when unset."""

@@ -103,21 +103,29 @@ class EncounterTable:
         columns = ("uuid", "pid", "encounter", *self._shape.columns)
         insert_rows(connection, self.table, columns, rows, constants={"sensitivity": "'normal'"})
         ids = ids_by_uuid(connection, self.table, "id", [plan.uuid for plan in plans])
-        forms = [
-            (plan.columns.dated, number, row_id, plan.pid, self._site.username, self._site.groupname)
-            for plan, number, row_id in zip(plans, taken, ids, strict=True)
-        ]
-        form_columns = ("date", "encounter", "form_id", "pid", "user", "groupname")
-        insert_rows(connection, "forms", form_columns, forms, constants=_FORM)
+        self._add_forms(connection, list(zip(plans, taken, ids, strict=True)))
         return [Written(number, row_id) for number, row_id in zip(taken, ids, strict=True)]
 
     def update(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> None:
-        """Update encounters by form_encounter.id, and bring hidden ones back."""
+        """Update encounters by form_encounter.id, and bring back hidden ones and those that the visit list has lost."""
         rows = [(plan.row_id, plan.columns.values) for plan in plans]
         update_rows(connection, self.table, ("id",), self._shape.columns, rows)
         dated = {plan.row_id: plan.columns.dated for plan in plans}
-        forms = [(form_id, dated[row_id]) for form_id, row_id in _own_forms(connection, dated)]
+        own = _own_forms(connection, dated)
+        forms = [(form_id, dated[row_id]) for form_id, row_id in own]
         update_rows(connection, "forms", ("id",), ("date",), forms, constants={"deleted": "0"})
+        have = {row_id for _, row_id in own}
+        lost = [(plan, plan.number, plan.row_id) for plan in plans if plan.row_id not in have]
+        self._add_forms(connection, lost)
+
+    def _add_forms(self, connection: sa.Connection, plans: Sequence[tuple[RowPlan, int, int | None]]) -> None:
+        """Put encounters, each with its number and form_encounter.id, on the patients' visit lists."""
+        forms = [
+            (plan.columns.dated, number, row_id, plan.pid, self._site.username, self._site.groupname)
+            for plan, number, row_id in plans
+        ]
+        columns = ("date", "encounter", "form_id", "pid", "user", "groupname")
+        insert_rows(connection, "forms", columns, forms, constants=_FORM)
 
     def delete(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> Mapping[int, Kept]:
         """Remove encounters, or only hide those that a clinician's work hangs on; return these by number."""

@@ -56,8 +56,8 @@ class PrescriptionTable:
             "usage_category_title": usage.get(USAGE, ""),
             "request_intent": INTENT,
             "request_intent_title": intent.get(INTENT, ""),
-            "updated_by": site.user_id,
         }
+        # Of a new row only: no field says them, and a clerk may know better.
         self._same = {name: value for name, value in wanted.items() if name in have}
         self.compared = (
             Compared(
@@ -68,7 +68,9 @@ class PrescriptionTable:
                 lambda plan: (plan.visit or None, *plan.columns.values),
             ),
         )
-        self._created = {"created_by": str(site.user_id)} if "created_by" in have else {}
+        by = {name: str(site.user_id) for name in ("created_by", "updated_by") if name in have}
+        self._inserted = {**_MODIFIED, **by}
+        self._updated = {name: sql for name, sql in self._inserted.items() if name != "created_by"}
 
     def draft(self, payload: MedicationOrderV1) -> RowDraft:
         """Turn a payload into columns; raises FieldError."""
@@ -87,14 +89,14 @@ class PrescriptionTable:
             for plan, number in zip(plans, taken, strict=True)
         ]
         columns = ("id", "uuid", "patient_id", "encounter", *self._same, *self._shape.columns)
-        insert_rows(connection, self.table, columns, rows, constants={**_MODIFIED, **self._created})
+        insert_rows(connection, self.table, columns, rows, constants=self._inserted)
         return [Written(number) for number in taken]
 
     def update(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> None:
         """Update prescriptions by id, and bring stopped ones back."""
-        rows = [(plan.number, plan.visit or None, *self._same.values(), plan.columns.values) for plan in plans]
-        columns = ("encounter", *self._same, *self._shape.columns)
-        update_rows(connection, self.table, ("id",), columns, rows, constants=_MODIFIED)
+        rows = [(plan.number, plan.visit or None, plan.columns.values) for plan in plans]
+        columns = ("encounter", *self._shape.columns)
+        update_rows(connection, self.table, ("id",), columns, rows, constants=self._updated)
 
     def delete(self, connection: sa.Connection, plans: Sequence[RowPlan]) -> Mapping[int, Kept]:
         """Stop prescriptions as OpenEMR's API does; the rows stay."""

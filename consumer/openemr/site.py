@@ -82,7 +82,7 @@ Columns: TypeAlias = Mapping[str, Mapping[str, Width | None]]
 class SiteChoices:
     """What an operator may choose.
 
-    username: the users row that our rows name; time_zone: IANA name, overrides OpenEMR's own setting;
+    username: the users row that our rows name; time_zone: IANA name, wins over OpenEMR's own setting;
     facility: of encounters that name none, by name, OpenEMR's primary one if None; fallbacks: see codes.Codes;
     patient_removal: a patient's delete removes the row, if nothing hangs on it, instead of keeping the chart.
     """
@@ -176,7 +176,7 @@ def read_site(connection: sa.Connection, choices: SiteChoices, *, columns: Colum
         user_id=_user_id(connection, choices.username),
         username=choices.username,
         groupname=_groupname(connection),
-        zone=_zone(choices.time_zone or site_settings.get("gbl_time_zone") or "UTC"),
+        zone=_zone(choices.time_zone or site_settings.get("gbl_time_zone")),
         chart_tables=chart_tables(connection) if choices.patient_removal else (),
         read_at_s=time.monotonic(),
     )
@@ -243,7 +243,14 @@ def _groupname(connection: sa.Connection) -> str:
     return "Default" if row is None else str(row[0])
 
 
-def _zone(name: str) -> zoneinfo.ZoneInfo:
+def _zone(name: str | None) -> zoneinfo.ZoneInfo:
+    if not name:
+        # Its times are then those of its web server, of which the database tells nothing.
+        message = (
+            "OpenEMR's global gbl_time_zone is empty: set it (Administration, Config, Locale), "
+            "or EMRSYNC_OPENEMR_TIME_ZONE to the site's IANA name"
+        )
+        raise MisconfiguredError(message)
     try:
         return zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError):

@@ -7,6 +7,7 @@ from typing import Final
 
 from consumer.openemr import visibility
 from consumer.openemr.behaviour import PROCEDURE_WITHOUT_REPORT, SERVICE_REQUEST, Behaviour
+from consumer.openemr.visibility_counts import PRESCRIPTION_LISTED
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,11 +105,11 @@ SURFACES: Final = (
     Surface(
         "prescription list",
         "medication",
-        """
+        f"""
         SELECT r.uuid FROM prescriptions AS r
         JOIN patient_data AS p ON p.pid = r.patient_id
-        WHERE r.uuid IN %s AND r.active = 1 AND r.drug <> ''
-        """,
+        WHERE r.uuid IN %s AND {PRESCRIPTION_LISTED}
+        """,  # noqa: S608 - words are ours
         due="SELECT uuid FROM prescriptions WHERE uuid IN %s AND active = 1",
     ),
     Surface(

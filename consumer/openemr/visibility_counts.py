@@ -57,14 +57,17 @@ _ORDERS: Final = """
     ) AS mapped
 """
 
-_PRESCRIPTIONS: Final = """
-    SELECT COUNT(*), COUNT(p.pid), COUNT(p.pid)
+PRESCRIPTION_LISTED: Final = "r.active = 1 AND r.drug <> ''"
+"""What the list of prescriptions asks of a row r."""
+
+_PRESCRIPTIONS: Final = f"""
+    SELECT COUNT(*), COALESCE(SUM(p.pid IS NOT NULL AND {PRESCRIPTION_LISTED}), 0), COUNT(p.pid)
     FROM emr_sync.entity_map AS m
     LEFT JOIN prescriptions AS r ON r.uuid = m.uuid AND r.id = m.local_id AND r.drug <> ''
       AND r.uuid <> UNHEX(REPEAT('00', 16))
     LEFT JOIN patient_data AS p ON p.pid = r.patient_id AND p.uuid IS NOT NULL
     WHERE m.kind = 'medication' AND m.local_id IS NOT NULL AND m.deleted_at IS NULL
-"""
+"""  # noqa: S608 - words are ours
 
 COUNTS: Final[Mapping[str, str]] = {
     "patient": _PATIENTS,

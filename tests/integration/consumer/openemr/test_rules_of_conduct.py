@@ -92,7 +92,7 @@ def test_rule_15_an_update_leaves_a_clerks_other_columns_and_says_who_and_when(s
 
 
 def test_rule_15_an_update_of_visits_and_orders_leaves_other_columns(site: Site) -> None:
-    """Billing notes, laboratory numbers, refills filled."""
+    """Billing notes, laboratory numbers, refills filled, and what a prescription is for."""
     _, visit, order, drug = whole_patient(site)
     site.change(
         "UPDATE form_encounter SET billing_note = 'paid', supervisor_id = 1 WHERE id = %s", site.of(visit)["id"]
@@ -100,7 +100,10 @@ def test_rule_15_an_update_of_visits_and_orders_leaves_other_columns(site: Site)
     order_id = site.of(order)["procedure_order_id"]
     site.change("UPDATE procedure_order SET lab_id = 9, control_id = 'L-1' WHERE procedure_order_id = %s", order_id)
     site.change("UPDATE procedure_order_code SET do_not_send = 1 WHERE procedure_order_id = %s", order_id)
-    site.change("UPDATE prescriptions SET pharmacy_id = 8, drug_id = 5 WHERE id = %s", site.of(drug)["id"])
+    inward = {"usage_category": "inpatient", "usage_category_title": "Inpatient", "request_intent": "plan"}
+    clerks = {"pharmacy_id": 8, "drug_id": 5, "updated_by": 1, **inward, "request_intent_title": "Plan"}
+    sets = ", ".join(f"{name} = %s" for name in clerks)
+    site.change(f"UPDATE prescriptions SET {sets} WHERE id = %s", *clerks.values(), site.of(drug)["id"])
 
     changes: list[Fields] = [{**visit, "reason": "cough"}, {**order, "status": "completed"}, {**drug, "dosage": "2"}]
     site.put(*changes, operation="update")
@@ -109,7 +112,7 @@ def test_rule_15_an_update_of_visits_and_orders_leaves_other_columns(site: Site)
     assert (site.of(order)["lab_id"], site.of(order)["control_id"]) == (9, "L-1")
     sql = "SELECT do_not_send FROM procedure_order_code WHERE procedure_order_id = %s"
     assert site.value(sql, order_id) == 1
-    assert (site.of(drug)["pharmacy_id"], site.of(drug)["drug_id"]) == (8, 5)
+    assert {name: site.of(drug)[name] for name in clerks} == {**clerks, "updated_by": 2}
     assert (site.of(visit)["reason"], site.of(order)["order_status"], site.of(drug)["dosage"]) == (
         "cough",
         "complete",

@@ -68,6 +68,21 @@ def test_rule_8_the_forms_row_follows_the_encounters_start(site: Site) -> None:
     assert site.of(visit)["date"] == moved
 
 
+def test_rule_8_an_encounter_that_the_visit_list_has_lost_comes_back_with_the_next_state(site: Site) -> None:
+    """A merge or a repair may take the row of `forms` along; FHIR would go on showing the encounter, and no screen."""
+    patient, visit = patient_with_visit(site)
+    before = forms(site, site.of(patient)["pid"])
+    site.change("DELETE FROM forms WHERE pid = %s", site.of(patient)["pid"])
+    assert encounter_shown(site.clerk, site.of(visit)["uuid"]) == 0
+
+    site.put({**visit, "reason": "cough"}, operation="update")
+
+    assert encounter_shown(site.clerk, site.of(visit)["uuid"]) == 1
+    assert forms(site, site.of(patient)["pid"]) == before
+    site.put({**visit, "reason": "cold"}, operation="update")
+    assert forms(site, site.of(patient)["pid"]) == before
+
+
 def test_rule_9_an_order_is_its_row_its_one_line_and_its_forms_row(site: Site) -> None:
     """In the encounter it names, as OpenEMR's screens and FHIR read it."""
     patient, visit = patient_with_visit(site)

@@ -95,6 +95,13 @@ def test_a_site_without_version_is_known_by_its_columns(old_site: Site) -> None:
             "the site's time zone 'Mars/Olympus' is unknown: set EMRSYNC_OPENEMR_TIME_ZONE to an IANA name",
             id="an unknown time zone",
         ),
+        pytest.param(
+            "UPDATE globals SET gl_value = '' WHERE gl_name = 'gbl_time_zone'",
+            "UPDATE globals SET gl_value = 'America/New_York' WHERE gl_name = 'gbl_time_zone'",
+            "OpenEMR's global gbl_time_zone is empty: set it (Administration, Config, Locale), or"
+            " EMRSYNC_OPENEMR_TIME_ZONE to the site's IANA name",
+            id="no time zone",
+        ),
     ],
 )
 def test_a_site_that_is_set_up_wrongly_is_refused_at_start(

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from consumer.openemr.installation import install
+from consumer.openemr.surfaces import SURFACES
 from consumer.openemr.visibility import (
     UUIDS_PER_STATEMENT_MAX,
     VisibleCount,
@@ -257,12 +258,14 @@ def test_an_order_that_names_no_encounter_is_shown_by_fhir_only(openemr: sa.Conn
 
 
 def test_a_stopped_prescription_is_shown_but_not_as_live(openemr: sa.Connection, ledger: str) -> None:
-    """An order that was revoked is mapped and shown; one that was deleted has a tombstone and is not counted."""
+    """FHIR says of a revoked order that it was stopped; the list of prescriptions has the active ones."""
     openemr.exec_driver_sql("UPDATE prescriptions SET active = 0")
 
     assert prescription_shown(openemr, PRESCRIPTION) == 0
     assert visible_prescriptions(openemr, [PRESCRIPTION]) == {PRESCRIPTION}
-    assert count_visible(openemr, ledger_schema=ledger)["medication"] == VisibleCount(mapped=1, screens=1, fhir=1)
+    assert count_visible(openemr, ledger_schema=ledger)["medication"] == VisibleCount(mapped=1, screens=0, fhir=1)
+    listed = next(one for one in SURFACES if one.name == "prescription list")
+    assert openemr.exec_driver_sql(listed.shown, ((PRESCRIPTION,),)).all() == []
 
 
 def test_a_number_of_two_patients_is_seen_among_those_asked_together_and_in_the_report(
