@@ -1,16 +1,17 @@
-"""The commands of `emrsync conflict`: charts that clerks have merged or deleted under the synchronisation."""
+"""The commands of `emrsync conflict`: records about which the ledger and OpenEMR do not agree."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Annotated
+from typing import Annotated, assert_never
 
 import typer
 from rich.console import Console
 
 from connectors.events import EntityKey
 from connectors.outbox import EntityType
+from consumer.openemr.conflicts import State
 from operations import conflicts
 from operations.config import OperationsSettings
 from operations.conflicts import ConflictRow
@@ -40,7 +41,7 @@ def adopt(
     number: Annotated[int, typer.Argument(help="pid, encounter, order or prescription number in OpenEMR.")],
     entity_type: Type = EntityType.PATIENT,
 ) -> None:
-    """Let the record be another row of OpenEMR, such as the chart that it was merged into."""
+    """Let the record be a row of OpenEMR: the chart that it was merged into, or the one that bears its uuid."""
     _say(conflicts.adopt(OperationsSettings.read(), EntityKey(entity_type, entity_id), number))
 
 
@@ -70,8 +71,18 @@ def _print(found: tuple[ConflictRow, ...]) -> None:
 
 
 def _advice(one: ConflictRow) -> tuple[str, ...]:
-    if one.gone is None:
-        return ("its row is in OpenEMR: see the message; record the entity's state again, or retry",)
+    if one.conflict is None:
+        return ("its row is not in question: see the message; record the entity's state again, or retry",)
     words = f"emrsync conflict %s --type {one.entity_type} {one.entity_id}"
-    adopting = [f"{words % 'adopt'} {number} (its visits are there)" for number in one.gone.candidates]
-    return (*adopting, words % "recreate", words % "drop")
+    numbers = one.conflict.candidates
+    match one.conflict.state:
+        case State.GONE:
+            adopting = [f"{words % 'adopt'} {number} (its visits are there)" for number in numbers]
+            return (*adopting, words % "recreate", words % "drop")
+        case State.UNMAPPED:
+            adopting = [f"{words % 'adopt'} {number} (it bears the record's uuid)" for number in numbers]
+            return (*(adopting or [words % "recreate"]), words % "drop")
+        case State.DELETED:
+            return ("if it is another record, record it under an id of its own, and then:", words % "drop")
+        case _ as never:
+            assert_never(never)

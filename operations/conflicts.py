@@ -29,14 +29,14 @@ _CONFLICT: Final = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ConflictRow:
-    """One entity with failed events; gone is None where its row is there and something else is in the way."""
+    """One entity with failed events; conflict is None where map and rows agree and something else is in the way."""
 
     entity_type: str
     entity_id: str
     events: int
     newest_seq: int
     message: str | None
-    gone: Conflict | None
+    conflict: Conflict | None
 
 
 def list_conflicts(settings: OperationsSettings) -> tuple[ConflictRow, ...]:
@@ -53,7 +53,7 @@ def list_conflicts(settings: OperationsSettings) -> tuple[ConflictRow, ...]:
         failed = connection.execute(query).all()
     with reading_engine(settings.database_url("openemr_url")).connect() as connection:
         return tuple(
-            ConflictRow(kind, entity_id, events, newest, message, _gone(connection, settings, kind, entity_id))
+            ConflictRow(kind, entity_id, events, newest, message, _found(connection, settings, kind, entity_id))
             for kind, entity_id, events, newest, message in failed
         )
 
@@ -136,5 +136,5 @@ def _failed(key: EntityKey) -> tuple[sa.ColumnElement[bool], ...]:
     return (row.entity_type == key.entity_type.value, row.entity_id == key.entity_id, *_CONFLICT)
 
 
-def _gone(connection: sa.Connection, settings: OperationsSettings, kind: str, entity_id: str) -> Conflict | None:
+def _found(connection: sa.Connection, settings: OperationsSettings, kind: str, entity_id: str) -> Conflict | None:
     return conflicts.find_conflict(connection, settings.ledger_schema, EntityKey(EntityType(kind), entity_id))

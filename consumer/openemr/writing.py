@@ -28,6 +28,11 @@ Table: TypeAlias = PatientTable | EncounterTable | OrderTable | PrescriptionTabl
 
 GONE: Final = "its row is gone from OpenEMR: deleted there, or merged into another patient"
 
+_STAYS: Final = (
+    "; that one was deleted, and its row stays in OpenEMR under this id: give the other record an id of its own, "
+    "and settle this by emrsync conflict drop"
+)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Writer:
@@ -192,15 +197,17 @@ def _sound(change: Change, outcomes: dict[EntityKey, Applied | Failed]) -> bool:
     known = change.mapped
     if known is None or change.draft is None:
         return True
-    draft = _draft(change)
-    if known.kind != draft.kind and known.local_id is not None:
-        outcomes[change.event.key] = Failed(ErrorClass.CONFLICT, "kind: differs from what this order was created as")
-        return False
-    if known.parent_id is not None and known.local_id is not None and known.parent_id != _patient_id(change):
+    if known.local_id is None:
+        return True
+    if known.kind != _draft(change).kind:
+        message = "kind: differs from what this order was created as"
+    elif known.parent_id is not None and known.parent_id != _patient_id(change):
         message = "patient_id: differs from the patient this was created for"
-        outcomes[change.event.key] = Failed(ErrorClass.CONFLICT, message)
-        return False
-    return True
+    else:
+        return True
+    kept = "" if known.deleted_at is None else _STAYS
+    outcomes[change.event.key] = Failed(ErrorClass.CONFLICT, message + kept)
+    return False
 
 
 def _draft(change: Change) -> RowDraft:

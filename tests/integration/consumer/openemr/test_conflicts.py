@@ -228,5 +228,146 @@ def test_the_list_is_json_for_programs(site: Site, source: sa.Engine, emrsync: E
     _, shown = emrsync("list", "--json")
 
     mine = next(one for one in json.loads(shown) if one["entity_id"] == patient["patient_id"])
-    assert (mine["events"], mine["gone"]["candidates"]) == (1, [target])
+    assert (mine["events"], mine["conflict"]["candidates"]) == (1, [target])
     assert key_of(patient) == EntityKey(EntityType.PATIENT, mine["entity_id"])
+
+
+def forget(site: Site, *several: Fields) -> None:
+    """Take entities out of the ledger's map, as when an older one was restored, or a new one made."""
+    ids = tuple(key_of(one).entity_id for one in several)
+    site.change(f"DELETE FROM {site.ledger}.entity_map WHERE entity_id IN %s", ids)
+
+
+def conflicting(site: Site, source: sa.Engine, fields: Fields) -> Event:
+    """Let an event fail as a conflict."""
+    one = event("create", fields)
+    (outcome,) = site.apply(one)
+    assert isinstance(outcome, Failed)
+    assert outcome.error_class is ErrorClass.CONFLICT
+    park(source, one, outcome)
+    return one
+
+
+def test_rows_of_a_lost_ledger_are_adopted_by_their_uuids(site: Site, source: sa.Engine, emrsync: Emrsync) -> None:
+    """Each entity's uuid is made from its name, so that the row in OpenEMR tells whose it is."""
+    patient = clinic.patient()
+    visit = clinic.encounter(patient["patient_id"])
+    named = {"encounter_id": visit["encounter_id"]}
+    several = [
+        patient,
+        visit,
+        clinic.order(patient["patient_id"], **named),
+        medication(patient["patient_id"], **named),
+    ]
+    site.put(*several)
+    before = [site.mapped(one) for one in several]
+    forget(site, *several)
+
+    for one, was in zip(several, before, strict=True):
+        failed = conflicting(site, source, one)
+        key, number = key_of(one), was["local_id"]
+        _, shown = emrsync("list")
+        words = f"--type {key.entity_type} {key.entity_id}"
+        assert f"emrsync conflict adopt {words} {number} (it bears the record's uuid)" in shown
+        code, said = emrsync("adopt", key.entity_id, str(number + 1), "--type", key.entity_type)
+        assert (code, said) == (
+            1,
+            f"{key.entity_type} {key.entity_id} can be {was['kind']} {number} only, by its uuid",
+        )
+        code, said = emrsync("recreate", key.entity_id, "--type", key.entity_type)
+        assert (code, said) == (1, f"{was['kind']} {number} bears the uuid: emrsync conflict adopt takes it")
+        assert emrsync("adopt", key.entity_id, str(number), "--type", key.entity_type)[0] == 0
+        assert site.apply(failed) == [Applied()]
+
+    after = [site.mapped(one) for one in several]
+    for name in ("kind", "local_id", "row_id", "uuid", "parent_id", "content_hash"):
+        assert [one[name] for one in after] == [one[name] for one in before]
+    assert site.verified(*(key_of(one).entity_id for one in several)).fine
+
+
+def test_a_row_whose_patient_the_ledger_does_not_know_is_adopted_after_him(
+    site: Site, source: sa.Engine, emrsync: Emrsync
+) -> None:
+    """Its patient in the map is what later moves are compared with."""
+    patient = clinic.patient()
+    visit = clinic.encounter(patient["patient_id"])
+    site.put(patient, visit)
+    number, pid = site.of(visit)["encounter"], site.of(patient)["pid"]
+    forget(site, patient, visit)
+
+    code, said = emrsync("adopt", visit["encounter_id"], str(number), "--type", "encounter")
+
+    assert (code, said) == (1, f"encounter {number} is of pid {pid}, who is no patient in the map: adopt him first")
+
+
+def test_a_uuid_that_only_the_registry_has_left_gets_a_row_again(
+    site: Site, source: sa.Engine, emrsync: Emrsync
+) -> None:
+    """OpenEMR keeps the registry row of an encounter that was removed, and a lost ledger knows of neither."""
+    patient = clinic.patient()
+    visit = clinic.encounter(patient["patient_id"])
+    site.put(patient, visit)
+    uuid_before = site.of(visit)["uuid"]
+    site.delete(visit)
+    forget(site, visit)
+    failed = conflicting(site, source, visit)
+
+    _, shown = emrsync("list")
+    assert f"emrsync conflict recreate --type encounter {visit['encounter_id']}" in shown
+    code, _ = emrsync("recreate", visit["encounter_id"], "--type", "encounter")
+
+    assert code == 0
+    assert site.apply(failed) == [Applied()]
+    assert site.of(visit)["uuid"] == uuid_before
+    assert site.verified(visit["encounter_id"]).fine
+
+
+def test_openemrs_side_of_a_row_that_the_ledger_has_lost_is_taken_by_drop(
+    site: Site, source: sa.Engine, emrsync: Emrsync
+) -> None:
+    """The row is left as it is; without a failed event there is nothing to drop."""
+    patient = clinic.patient()
+    site.put(patient)
+    row = site.of(patient)
+    forget(site, patient)
+    assert emrsync("drop", patient["patient_id"]) == (
+        1,
+        f"patient {patient['patient_id']} has no failed event: there is no conflict",
+    )
+    failed = conflicting(site, source, {**patient, "given_name": "Grace"})
+
+    assert emrsync("drop", patient["patient_id"])[0] == 0
+
+    assert site.apply(failed) == [Stale()]
+    assert site.row("SELECT * FROM patient_data WHERE pid = %s", row["pid"]) == row
+
+
+@pytest.mark.parametrize("change", ["patient_id", "kind"])
+def test_the_id_of_a_deleted_order_is_no_other_orders(
+    site: Site, source: sa.Engine, emrsync: Emrsync, change: str
+) -> None:
+    """Its row stays, with the uuid that the id makes: the message says so, and drop ends the failure."""
+    patient, other = clinic.patient(), clinic.patient()
+    order = clinic.order(patient["patient_id"])
+    site.put(patient, other, order)
+    site.delete(order)
+    before, row = site.mapped(order), site.of(order)
+    reused = {**order, "patient_id": other["patient_id"]}
+    if change == "kind":
+        reused = medication(patient["patient_id"], order_id=order["order_id"])
+    failed = conflicting(site, source, reused)
+
+    _, shown = emrsync("list")
+    said = "its row stays in OpenEMR under this id: give the other record an id of its own, and settle this by"
+    assert said in shown
+    assert f"emrsync conflict drop --type order {order['order_id']}" in shown
+    kept = f"order {order['order_id']} was deleted, and OpenEMR keeps its row: drop settles it"
+    for words in (("adopt", order["order_id"], "1"), ("recreate", order["order_id"])):
+        assert emrsync(*words, "--type", "order") == (1, kept)
+    assert emrsync("drop", order["order_id"], "--type", "order")[0] == 0
+
+    assert site.apply(failed) == [Stale()]
+    assert {**site.mapped(order), "last_seq": 0, "updated_at": 0} == {**before, "last_seq": 0, "updated_at": 0}
+    assert site.of(order) == row
+    site.put(order)
+    assert site.mapped(order)["local_id"] == before["local_id"]
