@@ -14,9 +14,7 @@ from operations.where import Ledger, Mapped, OutboxRow, Source, Way
 _KNOWN_BY: Final[Mapping[str, str]] = {
     "patient": "patient pid",
     "encounter": "encounter",
-    "laboratory": "laboratory order",
-    "imaging": "imaging order",
-    "procedure": "procedure order",
+    "order": "procedure order",
     "medication": "prescription",
 }
 

@@ -27,7 +27,10 @@ EXTERNAL_ID_CHARACTERS_MAX: Final = 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Field:
-    """One column and the payload field it comes from; of several columns the first this version has is used."""
+    """One column and the payload field it comes from; of several columns the first this version has is used.
+
+    Without columns, the outcome says that the field was left out.
+    """
 
     name: str
     columns: Sequence[str]

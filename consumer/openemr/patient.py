@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from connectors.payloads import PatientV1
 from consumer.openemr import codes
 from consumer.openemr.chart import hanging
-from consumer.openemr.drafts import Field, RowDraft, Shape, checked_date, local_time, remarks, shape
+from consumer.openemr.drafts import Field, RowDraft, checked_date, local_time, remarks, shape
 from consumer.openemr.identifiers import Numbers
 from consumer.openemr.rows import Held, Kept, RowPlan, Written
 from consumer.openemr.site import Site
@@ -40,7 +40,7 @@ class PatientTable:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._shape = _shape(site)
+        self._shape = shape(site, "patient_data", _fields(site))
         self.compared = (
             Compared(
                 self.table, self.id_column, self._shape.columns, attrgetter("number"), lambda plan: plan.columns.values
@@ -94,7 +94,7 @@ class PatientTable:
 _KEPT: Final = "the chart stays in OpenEMR, without its external id"
 
 
-def _shape(site: Site) -> Shape:
+def _fields(site: Site) -> Sequence[Field]:
     def of(name: str) -> Any:
         return attrgetter(name)
 
@@ -111,7 +111,7 @@ def _shape(site: Site) -> Shape:
 
         return checked
 
-    fields = (
+    return (
         Field("patient_id", ("pubpid",), of("patient_id")),
         Field("family_name", ("lname",), of("family_name")),
         Field("given_name", ("fname",), of("given_name")),
@@ -140,7 +140,6 @@ def _shape(site: Site) -> Shape:
         Field("deceased_at", ("deceased_date",), lambda patient: _time(site, patient, "deceased_at"), None),
         Field("registered_at", ("regdate",), lambda patient: _time(site, patient, "registered_at"), None),
     )
-    return shape(site, "patient_data", fields)
 
 
 def _time(site: Site, patient: PatientV1, name: str) -> Any:

@@ -152,5 +152,6 @@ def _fields(site: Site) -> Sequence[Field]:
         Field("unit", ("unit",), of_list(UNIT), None),
         Field("instructions", ("drug_dosage_instructions", "note"), attrgetter("instructions"), None),
         Field("diagnosis_codes", ("diagnosis",), diagnoses, None),
+        Field("priority", (), attrgetter("priority"), None),
         Field("status", ("active",), lambda order: int(order.status in _ACTIVE), 1),
     )

@@ -10,6 +10,7 @@ import pytest
 
 from connectors.connect_client import ConnectorStatus, TaskStatus
 from connectors.outbox import EntityType, Status
+from consumer.openemr import encounter, order, patient, prescription
 from operations.parts import Unavailable
 from operations.where import AppliedEvent, BusinessRow, Ledger, Mapped, OutboxRow, Source, WaitingEvent, Way
 from operations.where_words import in_words
@@ -148,6 +149,22 @@ def way(*rows: OutboxRow, ledger: Ledger | Unavailable = EMPTY, connector: Conne
 def test_each_place_has_its_words(read: Way, said: str) -> None:
     """One line per fact, the reason with it."""
     assert said in in_words(read)
+
+
+@pytest.mark.parametrize(
+    ("kind", "known_by"),
+    [
+        (patient.KIND, "patient pid 123"),
+        (encounter.KIND, "encounter 123"),
+        (order.KIND, "procedure order 123"),
+        (prescription.KIND, "prescription 123"),
+    ],
+)
+def test_a_record_is_named_as_openemr_names_it(kind: str, known_by: str) -> None:
+    """The number alone could be of any table."""
+    mapped = dataclasses.replace(MAPPED, kind=kind)
+
+    assert in_words(way(ledger=Ledger((mapped,), (), ())))[-1].startswith(f"in OpenEMR as {known_by}, uuid")
 
 
 def test_what_is_done_is_not_told_event_by_event() -> None:

@@ -347,6 +347,16 @@ def test_rule_11_diagnoses_of_a_prescription_are_kept_where_openemr_has_a_column
     assert site.of(drug).get("diagnosis") == (None if site.old else "ICD10:J02.9;ICD10:I10")
 
 
+def test_rule_11_the_priority_of_a_prescription_is_told_to_have_no_column(site: Site) -> None:
+    """OpenEMR's prescriptions have none."""
+    patient = clinic.patient()
+    site.put(patient)
+
+    outcome = site.apply(event("create", medication(patient["patient_id"], priority="urgent")))
+
+    assert outcome == [Applied("priority: this version of OpenEMR has no column for it")]
+
+
 def test_rule_11_every_change_of_a_prescription_sets_date_modified(site: Site) -> None:
     """Nothing else tells FHIR that it changed."""
     patient = clinic.patient()
