@@ -43,7 +43,7 @@ SECTIONS: Final = (
     Section("status", "operations.status_command", "How much is where, and how far behind.", group=False),
     Section("where", "operations.where_command", "The whole way of one record.", group=False),
     Section("verify", "operations.verify_command", "Whether OpenEMR shows what was synced.", group=False),
-    Section("conflict", "operations.conflict_commands", "Records that clerks have merged or deleted."),
+    Section("conflict", "operations.conflict_commands", "Records about which the ledger and OpenEMR do not agree."),
     Section("openemr", "operations.openemr_commands", "What an upgrade of OpenEMR has changed."),
     Section("maintenance", "operations.maintenance_commands", "A pause while somebody works on OpenEMR."),
     Section("demo", "operations.demo_command", "All of it, on real servers and simulated patients.", group=False),
