@@ -243,14 +243,14 @@ class StopSignal:
 
 
 @contextlib.contextmanager
-def stop_signal() -> Iterator[StopSignal]:
-    """Catch SIGTERM and SIGINT within the block."""
+def stop_signal(*others: signal.Signals) -> Iterator[StopSignal]:
+    """Catch SIGTERM and SIGINT within the block, and the others that are named."""
     stop = StopSignal()
 
     def caught(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    before = {number: signal.signal(number, caught) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, caught) for number in (signal.SIGTERM, signal.SIGINT, *others)}
     try:
         yield stop
     finally:

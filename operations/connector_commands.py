@@ -17,6 +17,7 @@ from operations.connect import connect_client
 from operations.connector_health import FlowLook, read_health
 from operations.connector_plan import check_identity, read_plan
 from operations.connector_removal import remove, reset_offsets, words_of_removal, words_of_reset
+from operations.connector_resume import resume
 from operations.connector_words import health_lines, health_mapping, plan_lines, plan_mapping
 from operations.failures import FOUND, WRONG_USE
 from operations.pipeline_metrics import watch_metrics
@@ -96,6 +97,9 @@ def restart(
     with _client(settings) as client:
         client.restart(settings.connector_name, only_failed=not whole)
         _print(client.wait_running(settings.connector_name))
+
+
+app.command()(resume)
 
 
 @app.command()

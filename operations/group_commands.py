@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+import consumer.bootstrap
 import stack.cli
 from connectors.topics import entity_topics
 from operations import members as programs
@@ -92,11 +94,14 @@ def partitions(
         )
         return
     with connect_client(settings, retry_limit_s=CONNECT_LIMIT_S) as connect:
-        procedure.repartition(
-            kafka, connect, connector=settings.connector_name, group=settings.consumer_group, topics=topics,
-            wanted=wanted, say=say, drain_limit_s=drain_limit_s,
-        )  # fmt: skip
-    say(f"set EMRSYNC_KAFKA_PARTITIONS={wanted}, or `emrsync provision` reports the number as drift")
+        # A terminal that goes away in the middle must not leave the connector stopped either.
+        with consumer.bootstrap.stop_signal(signal.SIGHUP) as stop:
+            procedure.repartition(
+                kafka, connect, connector=settings.connector_name, group=settings.consumer_group, topics=topics,
+                wanted=wanted, say=say, stopped=stop.is_set, drain_limit_s=drain_limit_s,
+            )  # fmt: skip
+        connect.wait_running(settings.connector_name)
+    say(f"connector {settings.connector_name}: runs")
 
 
 def as_mapping(seen: GroupState) -> dict[str, Any]:

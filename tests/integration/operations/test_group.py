@@ -152,7 +152,7 @@ def test_partitions_are_added_after_the_drain_and_every_key_keeps_its_order(made
         with stopped_connector(made.send) as connect:
             repartition(
                 made.admin, connect, connector="outbox", group=made.prefix, topics=made.names, wanted=5,
-                say=lambda _line: None,
+                say=lambda _line: None, stopped=lambda: False,
             )  # fmt: skip
         wait_for(lambda: sum(map(len, one.values.values())) == 2 * KEYS, 30, lambda: dict(one.values))
 

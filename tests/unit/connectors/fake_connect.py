@@ -13,13 +13,17 @@ Answer = httpx.Response
 
 @dataclasses.dataclass
 class FakeConnect:
-    """Holds one connector; states is what /status answers, one after another, the last for ever."""
+    """Holds one connector; states is what /status answers, one after another, the last for ever.
+
+    failures: how many requests that end in such a word are carried out, and answered by a connection that breaks.
+    """
 
     states: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     config: dict[str, str] | None = None
     put_answers: list[Answer] = dataclasses.field(default_factory=list)
     calls: list[str] = dataclasses.field(default_factory=list)
     refused_connections: int = 0
+    failures: dict[str, int] = dataclasses.field(default_factory=dict)
     now_s: float = 0.0
 
     def transport(self) -> httpx.MockTransport:
@@ -40,6 +44,10 @@ class FakeConnect:
             raise httpx.ConnectError("[Errno 111] Connection refused", request=request)
         self.calls.append(f"{request.method} {request.url.raw_path.decode()}")
         path = request.url.path
+        word = path.rsplit("/", 1)[1]
+        if self.failures.get(word, 0) > 0:
+            self.failures[word] -= 1
+            raise httpx.ReadError("connection reset", request=request)
         if path == "/connectors":
             return Answer(200, json=[] if self.config is None else ["outbox"])
         if path.endswith("/config") and request.method == "PUT":

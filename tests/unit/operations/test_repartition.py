@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 import pytest
+from typer.testing import CliRunner
 
 from connectors.connect_client import ConnectClient
+from connectors.connect_errors import ConnectorAbsentError, ConnectUnreachableError
+from connectors.topics import entity_topics
+from operations import group_commands
 from operations.kafka import PartitionLag
 from operations.kafka_group import GroupAdmin, GroupMember
 from operations.repartition import RepartitionError, check, repartition
@@ -51,7 +58,9 @@ class Broker(GroupAdmin):
         self.counts |= dict.fromkeys(topics, wanted)
 
 
-def changed(broker: Broker, fake: FakeConnect, wanted: int = 12) -> list[str]:
+def changed(
+    broker: Broker, fake: FakeConnect, wanted: int = 12, stopped: Callable[[], bool] = lambda: False
+) -> list[str]:
     """Run the procedure in a time that passes at once; return what it said."""
     said: list[str] = []
     client = ConnectClient(
@@ -59,7 +68,7 @@ def changed(broker: Broker, fake: FakeConnect, wanted: int = 12) -> list[str]:
     )
     repartition(
         broker, client, connector="outbox", group="emrsync", topics=TOPICS, wanted=wanted, say=said.append,
-        drain_limit_s=30.0, sleep=fake.sleep, clock=fake.clock,
+        stopped=stopped, drain_limit_s=30.0, sleep=fake.sleep, clock=fake.clock,
     )  # fmt: skip
     return said
 
@@ -71,7 +80,7 @@ def asked(fake: FakeConnect) -> list[str]:
 
 def test_partitions_are_added_when_the_connector_has_stopped_and_all_is_settled() -> None:
     """And not before; then the connector goes on."""
-    fake = FakeConnect(states=[RUNNING, state("STOPPED", "RUNNING"), STOPPED, RUNNING])
+    fake = FakeConnect(states=[RUNNING, RUNNING, state("STOPPED", "RUNNING"), STOPPED])
     broker = Broker(40, 20, 0)
 
     changed(broker, fake)
@@ -105,9 +114,104 @@ def test_a_connector_that_does_not_stop_changes_nothing() -> None:
     assert ["stop", "resume"] == asked(fake)
 
 
+def test_whoever_ends_it_early_changes_nothing_and_the_connector_goes_on() -> None:
+    """Ctrl-C, or a service that is told to stop."""
+    fake = FakeConnect(states=[STOPPED])
+    broker = Broker(7)
+    looks = iter([False, False, True])
+
+    with pytest.raises(RepartitionError, match="told to stop; nothing was changed: 7 records were not settled"):
+        changed(broker, fake, stopped=lambda: next(looks))
+
+    assert "alter" not in broker.steps
+    assert ["stop", "resume"] == asked(fake)
+
+
+def test_a_stop_whose_answer_is_lost_may_have_been_carried_out_and_is_undone() -> None:
+    """The worker stops the connector, and its connection breaks before it says so."""
+    fake = FakeConnect(states=[STOPPED], failures={"stop": 1})
+
+    with pytest.raises(ConnectUnreachableError):
+        changed(Broker(0), fake)
+
+    assert ["stop", "resume"] == asked(fake)
+
+
+@pytest.mark.parametrize(("lag", "broken"), [(0, "alter"), (7, "drain")])
+def test_a_worker_that_restarts_meanwhile_is_told_again_to_go_on(lag: int, broken: str) -> None:
+    """In the end of a good run as in that of a failed one."""
+    fake = FakeConnect(states=[STOPPED], failures={"resume": 20})
+
+    with contextlib.nullcontext() if broken == "alter" else pytest.raises(RepartitionError, match="within 30 s"):
+        changed(Broker(lag), fake)
+
+    assert asked(fake) == ["stop", *["resume"] * 21]
+
+
+@pytest.mark.parametrize(
+    ("lag", "words"),
+    [
+        (0, "each topic has 12 partitions; connector outbox is still stopped"),
+        (7, "7 records were not settled.*nothing was changed.*; connector outbox is still stopped"),
+    ],
+    ids=["altered", "not drained"],
+)
+def test_a_connector_that_stays_stopped_is_told_with_what_to_do(lag: int, words: str) -> None:
+    """Its slot fills the source's disk until somebody does it."""
+    fake = FakeConnect(states=[STOPPED], failures={"resume": 1_000})
+    broker = Broker(lag)
+
+    with pytest.raises(RepartitionError, match=words) as told:
+        changed(broker, fake)
+
+    assert "call `emrsync connector resume`" in str(told.value)
+    assert 60 <= fake.now_s - (30 if lag else 0) < 65
+    assert ("alter" in broker.steps) is (lag == 0)
+
+
+def test_a_connector_that_is_not_there_is_told_before_anything_else() -> None:
+    """There is nothing that could be let go on."""
+    fake = FakeConnect(states=[{}])
+
+    with pytest.raises(ConnectorAbsentError):
+        changed(Broker(0), fake)
+
+    assert [] == asked(fake)
+
+
+@pytest.mark.usefixtures("bare")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_the_command_lets_the_connector_go_on_when_it_is_told_to_end(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real signal at the command itself, while the group drains."""
+    fake = FakeConnect(states=[RUNNING, STOPPED])
+
+    class Drained(Broker):
+        def lag(self, group: str, topics: Collection[str]) -> tuple[PartitionLag, ...]:
+            if "PUT /connectors/emrsync-outbox/stop" in fake.calls:
+                os.kill(os.getpid(), number)
+            return super().lag(group, topics)
+
+    broker = Drained(7, counts=dict.fromkeys(entity_topics("emrsync"), 6))
+    monkeypatch.setenv("EMRSYNC_KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    monkeypatch.setattr("operations.group_commands.GroupAdmin", lambda _servers: broker)
+    monkeypatch.setattr(
+        "operations.group_commands.connect_client",
+        lambda _settings, retry_limit_s: ConnectClient(
+            "http://connect", retry_limit_s=retry_limit_s, transport=fake.transport()
+        ),
+    )
+    shown = CliRunner().invoke(group_commands.app, ["partitions", "12", "--yes"])
+
+    assert isinstance(shown.exception, RepartitionError)
+    assert "told to stop; nothing was changed" in str(shown.exception)
+    assert ["stop", "resume"] == asked(fake)
+
+
 def test_only_topics_that_have_fewer_are_altered() -> None:
     """What an interrupted run has begun is completed."""
-    fake = FakeConnect(states=[STOPPED, RUNNING])
+    fake = FakeConnect(states=[STOPPED])
     broker = Broker(0, counts={TOPICS[0]: 12, TOPICS[1]: 6})
 
     assert check(broker, "emrsync", TOPICS, 12)
