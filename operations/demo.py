@@ -29,6 +29,7 @@ from operations.demo_outbox import (
 )
 from operations.demo_result import DemoResult, KindResult
 from operations.errors import OperationError
+from operations.kafka_group import GroupAdmin
 from operations.provision import Choices as ProvisionChoices
 from operations.provision import provision
 from operations.where import read_way
@@ -147,7 +148,8 @@ def _run(choices: DemoChoices, stack: Stack, *, say: Say, watch: Watch) -> DemoR
         export = folder.result()
     application = bootstrap.build(AppSettings.read(app_url=settings.text("app_url"), app_targets=choices.target))
     try:
-        members.scale(stack, settings, choices.consumers, say=lambda _line: None)
+        kafka = GroupAdmin(settings.text("kafka_bootstrap_servers"))
+        members.scale(stack, settings, choices.consumers, kafka=kafka, say=lambda _line: None)
         members.start_retrier(stack, settings)
         say(f"{choices.consumers} consumers and a retrier run")
         return _Phases(choices, settings, application, watch, started).all(export)

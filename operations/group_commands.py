@@ -56,8 +56,9 @@ def scale(
     with stack.cli.exit_codes():
         here = stack.cli.stack_at(home)
         settings = OperationsSettings.of(here.env())
-        programs.scale(here, settings, members, say=say)
-    counts = GroupAdmin(settings.text("kafka_bootstrap_servers")).partition_counts(entity_topics(settings.topic_prefix))
+        kafka = GroupAdmin(settings.text("kafka_bootstrap_servers"))
+        programs.scale(here, settings, members, kafka=kafka, say=say)
+    counts = kafka.partition_counts(entity_topics(settings.topic_prefix))
     if members > sum(counts.values()):
         say(f"! {members} members share {sum(counts.values())} partitions: the others have nothing to do")
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]  # re-exported, not marked as such
 
 from consumer.kafka_options import consumer_options
@@ -21,11 +21,12 @@ HEADS_LIMIT_S: Final = 5.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GroupMember:
-    """One member: its client id, its host, and the partitions that it owns."""
+    """One member: its client id, its host, the partitions that it owns, and what each start gives it anew."""
 
     client_id: str
     host: str
     partitions: tuple[tuple[str, int], ...]
+    member_id: str
 
 
 class GroupAdmin(KafkaAdmin):
@@ -35,15 +36,18 @@ class GroupAdmin(KafkaAdmin):
         """Return the members, by client id; none for a group that nobody has joined yet."""
         answer = self._admin.describe_consumer_groups([group], request_timeout=self._answer_limit_s)[group]
         try:
-            described = self._result(answer)
-        except KafkaRefusedError:
+            described = answer.result(timeout=2 * self._answer_limit_s)
+        except KafkaException as error:
             # A broker from 4.0 on knows no group without a member that has ever come.
-            return ()
+            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return ()
+            raise self._named(error) from error
         found = [
             GroupMember(
                 one.client_id,
                 one.host.removeprefix("/"),
                 tuple(sorted((place.topic, place.partition) for place in one.assignment.topic_partitions)),
+                one.member_id,
             )
             for one in described.members
         ]

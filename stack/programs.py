@@ -9,6 +9,7 @@ from pathlib import Path
 from stack.processes import MARK_VARIABLE, mark
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,40}")
+_QUOTES = "\"'"
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -40,13 +41,16 @@ class Program:
             if re.search(r"\s[;#]", value):
                 raise ValueError(f"program {self.name}: ' ;' or ' #' starts a comment in supervisor's configuration")
         for name, value in self.environment.items():
-            if not _ENVIRONMENT_NAME.fullmatch(name) or '"' in value:
-                raise ValueError(f"program {self.name}: variable {name} has a bad name, or a double quote in its value")
+            if not _ENVIRONMENT_NAME.fullmatch(name):
+                raise ValueError(f"program {self.name}: variable {name} has a bad name")
+            # Its reader knows both quotes and no way to write one within itself, and strips both at either end.
+            if set(_QUOTES) <= set(value) or value.strip(_QUOTES) != value:
+                raise ValueError(f"program {self.name}: variable {name} begins or ends with a quote, or has both kinds")
 
     def render(self, *, log: Path, home_id: str) -> str:
         """Return the [program] section."""
         variables = {**self.environment, MARK_VARIABLE: mark(home_id, self.name)}
-        environment = ",".join(f'{name}="{value}"' for name, value in sorted(variables.items()))
+        environment = ",".join(f"{name}={_quoted(value)}" for name, value in sorted(variables.items()))
         lines = [
             f"[program:{self.name}]",
             f"command={_literal(shlex.join(self.argv))}",
@@ -72,6 +76,10 @@ class Program:
         if self.user is not None:
             lines.append(f"user={self.user}")
         return "\n".join(lines) + "\n"
+
+
+def _quoted(value: str) -> str:
+    return f"'{value}'" if '"' in value else f'"{value}"'
 
 
 def _literal(value: str) -> str:

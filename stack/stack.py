@@ -146,12 +146,12 @@ class Stack:
 
     def add_program(
         self, name: str, argv: Sequence[str], environment: Mapping[str, str], *, stop_limit_s: int = 30
-    ) -> None:
+    ) -> bool:
         """Register a program, such as consumer-1, that runs as ourselves in the home; `start` starts it.
 
         It gets PATH, HOME and LANG besides `environment`, and nothing of the caller's shell. Registering it again
-        with another command or environment stops it; the same again changes nothing. Told to stop, it has stop_limit_s
-        seconds before it is killed.
+        with another command or environment stops it, and returns True; the same again changes nothing. Told to stop,
+        it has stop_limit_s seconds before it is killed.
 
         Raises:
             ValueError: the name or a value cannot be written in supervisor's configuration.
@@ -166,7 +166,7 @@ class Stack:
             stop_limit_s=stop_limit_s,
         )
         with self._locked():
-            self._supervisor(self._state()).register([program])
+            return name in self._supervisor(self._state()).register([program])
 
     def remove_program(self, name: str) -> None:
         """Stop a program that was added and forget it; its log stays."""

@@ -94,12 +94,12 @@ class Supervisor:
             time.sleep(_POLL_S)
         return True
 
-    def register(self, programs: Iterable[Program]) -> None:
-        """Write the programs' configuration and make supervisor take it; a changed one is stopped first."""
+    def register(self, programs: Iterable[Program]) -> tuple[str, ...]:
+        """Write the programs' configuration and make supervisor take it; changed ones are stopped, and named."""
         for program in programs:
             text = program.render(log=self.layout.log_of(program.name), home_id=self.home_id)
             own_file(self.layout.programs / f"{program.name}.conf", text, None)
-        self._take_configuration()
+        return self._take_configuration()
 
     def forget(self, name: str) -> None:
         """Stop a program and take it out of the configuration."""
@@ -176,13 +176,14 @@ class Supervisor:
         self.layout.supervisor_pid.unlink(missing_ok=True)
         self.layout.supervisor_socket.unlink(missing_ok=True)
 
-    def _take_configuration(self) -> None:
+    def _take_configuration(self) -> tuple[str, ...]:
         added, changed, removed = self._call("reloadConfig")[0]
         for name in (*changed, *removed):
             self._call("stopProcessGroup", name, True, ignore=_BAD_NAME)
             self._call("removeProcessGroup", name, ignore=_BAD_NAME)
         for name in (*added, *changed):
             self._call("addProcessGroup", name, ignore=_ALREADY_ADDED)
+        return tuple(changed)
 
     def _call(self, method: str, *arguments: object, ignore: int | None = None) -> Any:
         transport = _SocketTransport(self.layout.supervisor_socket)

@@ -179,7 +179,7 @@ def test_a_program_that_crashes_comes_back_and_one_that_was_killed_does_not(stac
     """Consumers run this way; their environment is what was given, not the caller's shell."""
     code = "import os, time; print(os.environ['WORD'], 'HTTP_PROXY' in os.environ, flush=True); time.sleep(600)"
     stack.up(POSTGRESQL)
-    stack.add_program("consumer-1", [sys.executable, "-c", code], {"WORD": "100% mine"})
+    stack.add_program("consumer-1", [sys.executable, "-c", code], {"WORD": '100% "mine" now'})
     stack.start("consumer-1")
     first = pid_of(stack, "consumer-1")
     processes.send([first], signal.SIGKILL)
@@ -195,10 +195,25 @@ def test_a_program_that_crashes_comes_back_and_one_that_was_killed_does_not(stac
     stack.remove_program("consumer-1")
 
     assert after_kill == 0
-    assert said.splitlines() == ["100% mine False"] * 2
+    assert said.splitlines() == ['100% "mine" now False'] * 2
     assert [status.name for status in stack.status()] == ["postgresql"]
     with pytest.raises(UnknownProgramError, match="consumer-1"):
         stack.start("consumer-1")
+
+
+def test_a_program_with_another_environment_is_stopped_and_told_as_changed(stack: Stack) -> None:
+    """Whoever changes several can go on when the first is back."""
+    argv = [sys.executable, "-c", "import time; time.sleep(600)"]
+    stack.up(())
+    first = stack.add_program("consumer-1", argv, {"WORD": "a"})
+    stack.start("consumer-1")
+    same = stack.add_program("consumer-1", argv, {"WORD": "a"})
+    ran = pid_of(stack, "consumer-1")
+    other = stack.add_program("consumer-1", argv, {"WORD": "b"})
+
+    assert (first, same, other) == (False, False, True)
+    assert ran
+    assert not pid_of(stack, "consumer-1")
 
 
 def test_a_killed_program_has_no_chance_to_tidy_up(stack: Stack, folder: Path) -> None:

@@ -13,8 +13,8 @@ from operations.group_commands import as_mapping
 from operations.kafka import PartitionLag
 from operations.kafka_group import GroupAdmin, GroupMember
 
-ONE = GroupMember("consumer-1", "127.0.0.1", (("emrsync.patient", 0),))
-IDLE = GroupMember("consumer-2", "127.0.0.1", ())
+ONE = GroupMember("consumer-1", "127.0.0.1", (("emrsync.patient", 0),), "m-1")
+IDLE = GroupMember("consumer-2", "127.0.0.1", (), "m-2")
 FINE = PartitionLag("emrsync.patient", 0, committed=9, end=9, lag=0)
 BEHIND = PartitionLag("emrsync.patient", 0, committed=9, end=109, lag=100)
 STATE = GroupState("emrsync", (ONE,), (BEHIND,), 3.0, settled_per_s=30.0, arriving_per_s=10.0)

@@ -21,7 +21,7 @@ from operations.repartition import RepartitionError, check, repartition
 from tests.unit.connectors.fake_connect import FakeConnect, state
 
 TOPICS: Final = ("emrsync.patient", "emrsync.order")
-MEMBER: Final = GroupMember("consumer-1", "127.0.0.1", (("emrsync.patient", 0),))
+MEMBER: Final = GroupMember("consumer-1", "127.0.0.1", (("emrsync.patient", 0),), "m-1")
 RUNNING: Final = state("RUNNING", "RUNNING")
 STOPPED: Final = state("STOPPED")
 

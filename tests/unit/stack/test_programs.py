@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 import pytest
+from supervisor.datatypes import dict_of_key_value_pairs
 from supervisor.options import UnhosedConfigParser
 
 from stack.programs import Program
@@ -29,6 +30,18 @@ def test_a_percent_sign_survives_supervisors_expansion() -> None:
     assert section["environment"] % {} == 'EMRSYNC_STACK_PROGRAM="abc/consumer-1",URL="mysql://u:p%40@h/d?x=1,2"'
 
 
+@pytest.mark.parametrize(
+    "value", ["", "plain", "a, b=c;d", "St. Mary's, 1st", '{"race": "decline_to_specify", "sex": ""}', "100%", "é"]
+)
+def test_supervisor_reads_a_variable_as_it_was_written(value: str) -> None:
+    """By its own reader."""
+    environment = {"A": value, "B": "next"}
+    section = parsed(Program("consumer-1", ("run",), environment))
+    read = dict_of_key_value_pairs(section["environment"] % {})
+
+    assert environment == {name: read[name] for name in environment}
+
+
 def test_the_whole_group_ends_with_its_leader() -> None:
     """Nothing is orphaned by a wrapper."""
     section = parsed(Program("kafka", ("java",), stop_signal="INT", user="nobody"))
@@ -47,6 +60,8 @@ def test_the_whole_group_ends_with_its_leader() -> None:
         ("a", ("x\ny",), {}),
         ("a", ("x ;y",), {}),
         ("a", ("x",), {"A": 'say "x"'}),
+        ("a", ("x",), {"A": "'x' is said"}),
+        ("a", ("x",), {"A": "both \"x\" and 'y' said"}),
         ("a", ("x",), {"A B": "x"}),
         ("a", ("x",), {"A": "x #y"}),
     ],
