@@ -21,7 +21,7 @@ from tests.chain import scratch_stack
 from tests.chaos.arena import Arena, arena
 from tests.chaos.faults import FAULTS
 from tests.chaos.outage import Outage, endure
-from tests.chaos.scaling import Scaling, scale
+from tests.chaos.scaling import NORMAL_FACTOR, Scaling, scale
 from tests.chaos.soak import Soak, soak
 
 
@@ -97,13 +97,25 @@ def _outage_table(outages: dict[str, Outage]) -> Table:
 
 
 def _scaling_table(done: Scaling) -> Table:
-    title = f"{done.events_per_s:.0f} events/s; p99 {done.p99_calm_s * 1_000:.0f} ms before the first change"
+    title = (
+        f"{done.events_per_s:.0f} events/s; p99 {done.p99_calm_s * 1_000:.0f} ms before the first change;"
+        f" normal is up to {done.p99_normal_s * 1_000:.0f} ms"
+    )
     table = Table(title=title)
-    for heading in ("change", "took s", "p99 normal again after s", "worst p99 of 5 s, in s"):
-        table.add_column(heading, justify="left" if heading == "change" else "right")
+    table.add_column("change")
+    for heading in (
+        "took s",
+        "p99 normal again after s",
+        f"p99 {NORMAL_FACTOR:.0f} times the calm's again after s",
+        "worst p99 of 5 s, in s",
+        "longest time without a settled event, in s",
+    ):
+        table.add_column(heading, justify="right")
     for one in done.steps:
-        back = "never" if one.back_s is None else f"{one.back_s:.1f}"
-        table.add_row(one.name, f"{one.ended_s - one.begun_s:.1f}", back, f"{one.p99_worst_s:.2f}")
+        backs = ("never" if back_s is None else f"{back_s:.1f}" for back_s in (one.back_s, one.back_to_calm_s))
+        table.add_row(
+            one.name, f"{one.ended_s - one.begun_s:.1f}", *backs, f"{one.p99_worst_s:.2f}", f"{one.gap_s:.2f}"
+        )
     return table
 
 

@@ -6,6 +6,7 @@ import bisect
 import contextlib
 import dataclasses
 import datetime as dt
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +34,11 @@ WARM_LIMIT_S: Final = 180.0
 REST_S: Final = 25.0
 NORMAL_MIN_S: Final = 1.0
 NORMAL_FACTOR: Final = 2.0
-"""Normal is the calm's p99 twice, or NORMAL_MIN_S where the calm is better: a busy machine is no fault of the group."""
+"""Normal is the calm's p99 twice, or NORMAL_MIN_S where the calm is better: a busy machine is no fault of the group.
+When p99 was at most twice the calm's, without that floor, is told beside it."""
+
+GAP_MAX_S: Final = 2.0
+"""No longer may nothing be settled in a rolling restart."""
 
 REST_LIMIT_S: Final = 120.0
 STREAMING_LIMIT_S: Final = 60.0
@@ -47,14 +52,18 @@ class Step:
         begun_s, ended_s: of what was done; a member counts as started when it owns partitions.
         back_s: from the change (of a kill its moment, of all others their end) until the end of the first window with
             a normal p99; None if none came before the next change.
-        p99_worst_s: of the windows from the beginning until then.
+        back_to_calm_s: the same of a p99 of at most NORMAL_FACTOR times the calm's.
+        p99_worst_s: of the windows from the beginning until back_s.
+        gap_s: the longest time from the beginning until the next change in which no event was settled.
     """
 
     name: str
     begun_s: float
     ended_s: float
     back_s: float | None
+    back_to_calm_s: float | None
     p99_worst_s: float
+    gap_s: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +92,8 @@ class Scaling:
             if step.back_s is None or step.back_s > BACK_MAX_S:
                 when = "before the next change" if step.back_s is None else f"after {step.back_s:.1f} s only"
                 found.append(f"{step.name}: p99 is not back to normal {when}")
+            if step.name == restarted.__name__ and step.gap_s > GAP_MAX_S:
+                found.append(f"{step.name}: nothing was settled for {step.gap_s:.1f} s")
         return found
 
 
@@ -109,8 +120,8 @@ def member_back(arena: Arena) -> None:
 
 
 def restarted(arena: Arena) -> None:
-    """Restart the members one after the other, each when the one before has partitions again."""
-    for number in (0, 1):
+    """Restart the four members one after the other, each when the one before has partitions again."""
+    for number in range(4):
         arena.members.stop(number)
         arena.members.start(number)
 
@@ -133,10 +144,10 @@ def broker_restarted(arena: Arena) -> None:
 
 CHANGES: Final = (
     scaled_to_4,
+    restarted,
     scaled_to_2,
     member_killed,
     member_back,
-    restarted,
     broker_restarted,
     worker_killed,
 )
@@ -171,17 +182,16 @@ def scale(arena: Arena, *, seed: int, report: Callable[[str], None], events_per_
         checker.wait_at_rest(REST_LIMIT_S)
         latencies = Latencies(checker.rows(), begun_at)
         calm_s = latencies.p99_s(calm_until_s - 2 * WINDOW_S, calm_until_s)
-        normal_s = max(NORMAL_MIN_S, NORMAL_FACTOR * calm_s)
         ends = [*(started for started, _ in spans[1:]), seconds]
         return Scaling(
             seconds=seconds,
             events=latencies.count,
             events_per_s=latencies.count / seconds,
             p99_calm_s=calm_s,
-            p99_normal_s=normal_s,
+            p99_normal_s=_normal_s(calm_s),
             p99_by_s=[latencies.p99_s(at_s, at_s + WINDOW_S) for at_s in range(int(seconds))],
             steps=[
-                _step(change, span, until_s, latencies, normal_s)
+                _step(change, span, until_s, latencies, calm_s)
                 for change, span, until_s in zip(CHANGES, spans, ends, strict=True)
             ],
             statuses=checker.statuses(),
@@ -204,7 +214,7 @@ class Latencies:
     """The latencies of all events, by the second since the load began at which they were written."""
 
     def __init__(self, rows: Sequence[sa.RowMapping], begun_at: dt.datetime) -> None:
-        pairs = sorted(
+        pairs: list[tuple[float, float]] = sorted(
             (
                 (row["created_at"] - begun_at).total_seconds(),
                 (row["processed_at"] - row["created_at"]).total_seconds(),
@@ -213,6 +223,7 @@ class Latencies:
             if row["processed_at"] is not None
         )
         self._at_s = [at_s for at_s, _ in pairs]
+        self._settled_s = sorted(at_s + took_s for at_s, took_s in pairs)
         self._took_s = [took_s for _, took_s in pairs]
         self.count = len(rows)
         self.charged = sum(row["retry_count"] > 0 for row in rows)
@@ -222,22 +233,47 @@ class Latencies:
         took_s = self._took_s[bisect.bisect_left(self._at_s, start_s) : bisect.bisect_left(self._at_s, end_s)]
         return statistics.quantiles(took_s, n=100)[-1] if len(took_s) > 1 else float("inf")
 
+    def gap_s(self, start_s: float, end_s: float) -> float:
+        """Give the longest time of a span in which nothing was settled."""
+        within = self._settled_s[bisect.bisect(self._settled_s, start_s) : bisect.bisect(self._settled_s, end_s)]
+        return max(later - earlier for earlier, later in itertools.pairwise([start_s, *within, end_s]))
+
+
+def _normal_s(calm_s: float) -> float:
+    return max(NORMAL_MIN_S, NORMAL_FACTOR * calm_s)
+
 
 def _step(
-    change: Callable[[Arena], None], span: tuple[float, float], until_s: float, latencies: Latencies, normal_s: float
+    change: Callable[[Arena], None], span: tuple[float, float], until_s: float, latencies: Latencies, calm_s: float
 ) -> Step:
     begun_s, ended_s = span
     from_s = begun_s if change in KILLS else ended_s
-    worst_s = latencies.p99_s(begun_s, max(ended_s, begun_s + WINDOW_S))
+    windows = _windows(latencies, from_s, until_s)
+    back_s = _first_s(windows, _normal_s(calm_s))
+    until_back = [p99_s for end_s, p99_s in windows if back_s is None or end_s <= back_s]
+    return Step(
+        name=change.__name__,
+        begun_s=begun_s,
+        ended_s=ended_s,
+        back_s=back_s,
+        back_to_calm_s=_first_s(windows, NORMAL_FACTOR * calm_s),
+        p99_worst_s=max([latencies.p99_s(begun_s, max(ended_s, begun_s + WINDOW_S)), *until_back]),
+        gap_s=latencies.gap_s(begun_s, until_s),
+    )
+
+
+def _windows(latencies: Latencies, from_s: float, until_s: float) -> list[tuple[float, float]]:
+    """Give every window from a moment on: its end, in seconds after that moment, and its p99."""
+    found = []
     start_s = from_s
     while start_s + WINDOW_S <= until_s:
-        p99_s = latencies.p99_s(start_s, start_s + WINDOW_S)
-        worst_s = max(worst_s, p99_s)
-        if p99_s <= normal_s:
-            break
+        found.append((start_s + WINDOW_S - from_s, latencies.p99_s(start_s, start_s + WINDOW_S)))
         start_s += 0.5
-    back_s = start_s + WINDOW_S - from_s if start_s + WINDOW_S <= until_s else None
-    return Step(name=change.__name__, begun_s=begun_s, ended_s=ended_s, back_s=back_s, p99_worst_s=worst_s)
+    return found
+
+
+def _first_s(windows: Sequence[tuple[float, float]], p99_max_s: float) -> float | None:
+    return next((end_s for end_s, p99_s in windows if p99_s <= p99_max_s), None)
 
 
 def _now(checker: Checker) -> dt.datetime:
