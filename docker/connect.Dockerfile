@@ -1,19 +1,21 @@
 # A Kafka Connect worker with the Debezium plugins, from the same poms and versions as the stack without Docker.
-FROM maven:3.9-eclipse-temurin-17 AS jars
+FROM maven:3.9.9-eclipse-temurin-17 AS jars
 WORKDIR /build
 COPY stack/versions.toml ./
 COPY stack/kafka/pom.xml kafka.xml
 COPY stack/debezium/pom.xml debezium.xml
-RUN sed -nE 's/^([a-z0-9-]+) = "(.+)"$/-D\1.version=\2/p' versions.toml > versions.args
+RUN sed -nE '/^\[maven\]/,/^\[images\]/ s/^([a-z0-9-]+) = "(.+)"$/-D\1.version=\2/p' versions.toml > versions.args
 RUN mvn --batch-mode --quiet --file kafka.xml $(cat versions.args) \
       dependency:copy-dependencies -DoutputDirectory=/opt/kafka
 COPY docker/fetch-plugin /usr/local/bin/fetch-plugin
-RUN sh /usr/local/bin/fetch-plugin postgres && sh /usr/local/bin/fetch-plugin mysql
-# Not every registry serves it, and the default source, PostgreSQL, does without.
-RUN sh /usr/local/bin/fetch-plugin mariadb || echo "going on without the MariaDB plugin"
+# Whoever asks for a plugin gets it, or no image. Where a registry does not serve one that is not needed:
+# --build-arg PLUGINS="postgres mysql". The worker looks into the folders of all three.
+ARG PLUGINS="postgres mysql mariadb"
+RUN mkdir -p /opt/plugins/postgres /opt/plugins/mysql /opt/plugins/mariadb \
+    && for plugin in $PLUGINS; do sh /usr/local/bin/fetch-plugin "$plugin" || exit 1; done
 
-FROM eclipse-temurin:17-jre
-RUN useradd --system --no-create-home connect
+FROM eclipse-temurin:17.0.15_6-jre-noble
+RUN useradd --system --uid 10001 --no-create-home connect
 COPY --from=jars /opt/kafka /opt/kafka
 COPY --from=jars /opt/plugins /opt/plugins
 COPY connectors/connect/worker.properties /opt/connect/worker.properties

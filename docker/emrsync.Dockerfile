@@ -1,5 +1,5 @@
 # The application, the consumers and the commands: one image.
-FROM python:3.11-slim-bookworm
+FROM python:3.11.13-slim-bookworm
 WORKDIR /opt/emrsync
 COPY requirements.lock ./
 RUN pip install --no-cache-dir --require-hashes --requirement requirements.lock
@@ -11,6 +11,7 @@ COPY operations operations
 COPY stack stack
 RUN pip install --no-cache-dir --no-build-isolation --no-deps .
 COPY docker/make_secrets.py docker/make_secrets.py
-RUN useradd --system --no-create-home emrsync
+# The number that the manifests in deploy/kubernetes run it as.
+RUN useradd --system --uid 10001 --no-create-home emrsync
 USER emrsync
 ENTRYPOINT ["emrsync"]

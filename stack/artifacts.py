@@ -14,7 +14,7 @@ from stack.commands import is_root, run
 from stack.config import StackSettings, callers_environment
 from stack.errors import CommandFailedError
 from stack.locking import exclusive
-from stack.versions import VERSIONS_FILE, maven_properties, maven_versions
+from stack.versions import maven_properties, maven_versions
 
 STACK_DIR = Path(__file__).parent
 MACHINE_CACHE = Path("/var/cache/emrsync")
@@ -34,7 +34,7 @@ class Artifact:
     @property
     def digest(self) -> str:
         """Twelve hex digits that change with the pom or any version."""
-        content = self.pom.read_bytes() + VERSIONS_FILE.read_bytes() + (self.connector or "").encode()
+        content = self.pom.read_bytes() + " ".join(maven_properties()).encode() + (self.connector or "").encode()
         return hashlib.sha256(content).hexdigest()[:12]
 
 

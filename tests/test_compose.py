@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +16,7 @@ from consumer.config import ConsumerSettings, RetrySettings
 from consumer.openemr.installation import DEFAULT_VERSION
 from operations.config import OperationsSettings
 from producer_app.config import AppSettings
-from stack.versions import maven_versions
+from stack.versions import image_tags, maven_properties, maven_versions
 
 ROOT: Final = Path(__file__).parents[1]
 COMPOSE: Final[Mapping[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
@@ -92,9 +93,64 @@ def test_connect_is_built_from_the_list_and_the_poms_and_names_no_version_itself
     assert [] == [version for version in maven_versions().values() if len(version) > 4 and version in text]
 
 
+def base_images() -> list[str]:
+    """Give every image that is not built here, from the compose file and the Dockerfiles."""
+    named = [one["image"] for one in SERVICES.values() if not one["image"].endswith(":local")]
+    for path in sorted((ROOT / "docker").glob("*.Dockerfile")):
+        named += re.findall(r"(?m)^FROM (\S+)", path.read_text(encoding="utf-8"))
+    return named
+
+
+def test_every_base_image_has_the_tag_of_the_one_list() -> None:
+    """Down to the last number, and none is listed in vain."""
+    wanted = {f"{name}:{tag}" for name, tag in image_tags().items()} | {f"apache/kafka:{maven_versions()['kafka']}"}
+
+    assert wanted == set(base_images())
+    assert all(re.match(r"\d+\.\d+(\.\d+)?", tag) for tag in image_tags().values())
+    assert len(base_images()) == len(set(base_images()))
+
+
 def test_the_databases_are_those_of_the_native_stack() -> None:
     """Debian 12's PostgreSQL, and the MariaDB that the facts were taken on."""
-    assert ("postgres:15", "mariadb:10.11") == (SERVICES["postgres"]["image"], SERVICES["mariadb"]["image"])
+    assert image_tags()["postgres"].startswith("15.")
+    assert image_tags()["mariadb"].startswith("10.11.")
+
+
+def test_maven_gets_its_versions_in_the_image_and_no_others() -> None:
+    """The expression is run as it stands in the Dockerfile."""
+    text = (ROOT / "docker" / "connect.Dockerfile").read_text(encoding="utf-8")
+    [command] = re.findall(r"(?m)^RUN (sed .* versions\.toml) > versions\.args$", text)
+    folder = ROOT / "stack"
+    done = subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True, check=True)
+
+    assert sorted(maven_properties()) == sorted(done.stdout.split())
+
+
+def test_images_run_as_the_user_of_the_manifests() -> None:
+    """A volume that one made, the other can read."""
+    for path in sorted((ROOT / "docker").glob("*.Dockerfile")):
+        assert " --uid 10001 " in path.read_text(encoding="utf-8"), path
+    manifests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "deploy").rglob("*.yaml"))
+    assert {"10001"} == set(re.findall(r"runAsUser: (\d+)", manifests))
+
+
+def test_a_plugin_that_is_asked_for_and_cannot_be_had_ends_the_build() -> None:
+    """The step is run as it stands in the Dockerfile, with another fetch."""
+    text = (ROOT / "docker" / "connect.Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    [default] = re.findall(r'(?m)^ARG PLUGINS="(.+)"$', text)
+    [step] = re.findall(r"(?m)^RUN mkdir -p \S+ \S+ \S+ +&& (for .*)$", text)
+    command = step.replace("sh /usr/local/bin/fetch-plugin", "fetch")
+    fetch = 'fetch() { echo "$1"; test "$1" != mariadb; }; '
+
+    def built(plugins: str) -> tuple[int, list[str]]:
+        done = subprocess.run(
+            ["sh", "-c", fetch + command], env={"PLUGINS": plugins}, capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout.split()
+
+    assert (1, ["postgres", "mysql", "mariadb"]) == built(default)
+    assert (0, ["postgres", "mysql"]) == built("postgres mysql")
+    assert {"PLUGINS": "postgres"} == SERVICES["connect"]["build"]["args"]
 
 
 def test_kafka_has_the_settings_of_the_native_broker() -> None:
