@@ -14,6 +14,8 @@ def consumer_options(*, bootstrap_servers: str, group_id: str, client_id: str, c
             "group.protocol": "classic",
             "partition.assignment.strategy": "cooperative-sticky",
             "session.timeout.ms": 45_000,
+            # Here the members find new partitions, not the broker; by default they look every 5 minutes.
+            "topic.metadata.refresh.interval.ms": 5_000,
         }
     return {
         **protocol,

@@ -29,8 +29,8 @@ KEYS: Final = 40
 class Reader:
     """A member of the group that keeps the order in which each key's values came, and commits."""
 
-    def __init__(self, servers: str, group: str, names: tuple[str, ...]) -> None:
-        options = consumer_options(bootstrap_servers=servers, group_id=group, client_id="reader", classic=False)
+    def __init__(self, servers: str, group: str, names: tuple[str, ...], *, classic: bool) -> None:
+        options = consumer_options(bootstrap_servers=servers, group_id=group, client_id="reader", classic=classic)
         self._consumer = confluent_kafka.Consumer(dict(options))
         self._consumer.subscribe(list(names))
         self._ended = threading.Event()
@@ -95,9 +95,9 @@ def made(chain: Mapping[str, str]) -> Topics:
 
 
 @contextlib.contextmanager
-def reader(made: Topics, *, reads: bool) -> Iterator[Reader]:
+def reader(made: Topics, *, reads: bool, classic: bool = False) -> Iterator[Reader]:
     """Give a member that reads, or only joins."""
-    one = Reader(made.servers, made.prefix, made.names)
+    one = Reader(made.servers, made.prefix, made.names, classic=classic)
     try:
         wait_for(lambda: sum(len(m.partitions) for m in made.admin.members(made.prefix)) == 6, 30, lambda: "no share")
         if reads:
@@ -109,7 +109,7 @@ def reader(made: Topics, *, reads: bool) -> Iterator[Reader]:
 
 def stopped_connector(on_stopped: Callable[[], None]) -> ConnectClient:
     """Give a connector that stops at once, and calls this when it is asked to go on."""
-    fake = FakeConnect(states=[state("STOPPED"), state("RUNNING", "RUNNING")])
+    fake = FakeConnect(states=[state("RUNNING", "RUNNING"), state("STOPPED")])
 
     class Client(ConnectClient):
         def resume(self, name: str) -> None:
@@ -143,16 +143,17 @@ def test_a_group_that_nobody_has_joined_is_told_as_such(made: Topics) -> None:
     assert seen.warnings[0].startswith(f"{KEYS} records wait and the group has no member")
 
 
-def test_partitions_are_added_after_the_drain_and_every_key_keeps_its_order(made: Topics) -> None:
+@pytest.mark.parametrize("classic", [False, True], ids=["consumer", "classic"])
+def test_partitions_are_added_after_the_drain_and_every_key_keeps_its_order(made: Topics, classic: bool) -> None:
     """What was sent before is read before, and what comes after is read too, from the new partitions as well."""
     made.send()
-    with reader(made, reads=False) as one:
+    with reader(made, reads=False, classic=classic) as one:
         assert check(made.admin, made.prefix, made.names, 5)
         threading.Timer(1.0, one.read_on.set).start()
         with stopped_connector(made.send) as connect:
             repartition(
                 made.admin, connect, connector="outbox", group=made.prefix, topics=made.names, wanted=5,
-                say=lambda _line: None, stopped=lambda: False,
+                say=lambda _line: None, stopped=lambda: False, drain_limit_s=30.0,
             )  # fmt: skip
         wait_for(lambda: sum(map(len, one.values.values())) == 2 * KEYS, 30, lambda: dict(one.values))
 

@@ -31,7 +31,14 @@ def options(*, classic: bool) -> dict[str, Any]:
     ("classic", "protocol"),
     [
         (False, {"group.protocol": "consumer"}),
-        (True, {"group.protocol": "classic", "partition.assignment.strategy": "cooperative-sticky"}),
+        (
+            True,
+            {
+                "group.protocol": "classic",
+                "partition.assignment.strategy": "cooperative-sticky",
+                "topic.metadata.refresh.interval.ms": 5_000,
+            },
+        ),
     ],
 )
 def test_the_consumers_mandatory_options_are_written_out(classic: bool, protocol: dict[str, str]) -> None:
