@@ -62,9 +62,9 @@ class GroupState:
                 " more partitions are made by `emrsync group partitions`"
             )
         if self.lag and not self.members:
-            found.append(f"{self.lag} records wait and the group has no member: start consumers")
+            found.append(f"{self.lag:,} records wait and the group has no member: start consumers")
         elif self.lag and self.settled_per_s == 0:
-            found.append(f"{self.lag} records wait and none was settled: see the members' logs and `emrsync status`")
+            found.append(f"{self.lag:,} records wait and none was settled: see the members' logs and `emrsync status`")
         found += [
             f"{one.topic} partition {one.partition}: stopped at offset {one.committed or 0}, because too many records"
             " are no events"

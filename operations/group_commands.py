@@ -126,14 +126,15 @@ def _print(seen: GroupState) -> None:
     lag = {(one.topic, one.partition): one.lag for one in seen.partitions}
     for one in seen.members:
         behind = sum(lag.get(place, 0) for place in one.partitions)
-        table.add_row(one.client_id, one.host, str(len(one.partitions)), str(behind))
+        table.add_row(one.client_id, one.host, str(len(one.partitions)), f"{behind:,}")
     console.print(table)
     age = "unknown" if seen.lag_s is None else f"{seen.lag_s:.1f} s"
-    drain = "not at this rate" if seen.drain_s is None else f"{seen.drain_s:.0f} s"
+    drain = "not at this rate" if seen.drain_s is None else f"{seen.drain_s:,.0f} s"
     console.print(
-        f"group {seen.group}: {len(seen.members)} members, {len(seen.partitions)} partitions; lag {seen.lag} records,"
-        f" {age}; settles {seen.settled_per_s:.0f}/s, arriving {seen.arriving_per_s:.0f}/s; time to drain: {drain}",
+        f"group {seen.group}: {len(seen.members)} members, {len(seen.partitions)} partitions; lag {seen.lag:,} records,"
+        f" {age}; settles {seen.settled_per_s:,.0f}/s, arriving {seen.arriving_per_s:,.0f}/s; time to drain: {drain}",
         highlight=False,
+        soft_wrap=True,
     )
     for warning in seen.warnings:
-        console.print(f"! {warning}", highlight=False, markup=False)
+        console.print(f"! {warning}", highlight=False, markup=False, soft_wrap=True)

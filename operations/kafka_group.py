@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]  # re-exported, not marked as such
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the package's own re-exports, not marked as such
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ConfigSource,
+    NewPartitions,
+    ResourceType,
+)
 
 from consumer.kafka_options import consumer_options
 from consumer.ports import Place
 from operations.errors import KafkaRefusedError
 from operations.kafka import KafkaAdmin, PartitionLag, silent
+
+GROUP_SETTINGS: Final[Mapping[str, str]] = {
+    "consumer.heartbeat.interval.ms": "1000",
+    "consumer.session.timeout.ms": "6000",
+}
+"""By a heartbeat a member gives a partition up and gets one; a member that was killed is given up after its session."""
 
 HEADS_LIMIT_S: Final = 5.0
 """How long the first unsettled records are waited for; what has not come by then has no age."""
@@ -52,6 +65,36 @@ class GroupAdmin(KafkaAdmin):
             for one in described.members
         ]
         return tuple(sorted(found, key=lambda one: one.client_id))
+
+    def ensure_settings(self, group: str, wanted: Mapping[str, str], *, report: Callable[[str], None]) -> None:
+        """Give a group these settings, and tell it; what somebody else has set for this group stays, and is told.
+
+        Raises:
+            KafkaRefusedError: beyond the brokers' bounds, not allowed to us, or brokers before 4.0.
+        """
+        resource = ConfigResource(ResourceType.GROUP, group)
+        [answer] = self._admin.describe_configs([resource], request_timeout=self._answer_limit_s).values()
+        found = self._result(answer)
+        missing = {}
+        for name, value in wanted.items():
+            entry = found.get(name)
+            if entry is None or (entry.value != value and entry.source != ConfigSource.GROUP_CONFIG.value):
+                missing[name] = value
+            elif entry.value != value:
+                report(f"{name} is {entry.value}, not {value}; it is left as it is")
+        if not missing:
+            return
+        change = ConfigResource(
+            ResourceType.GROUP,
+            group,
+            incremental_configs=[
+                ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in missing.items()
+            ],
+        )
+        [done] = self._admin.incremental_alter_configs([change], request_timeout=self._answer_limit_s).values()
+        self._result(done)
+        for name, value in missing.items():
+            report(f"{name} set to {value}")
 
     def move(self, group: str, offsets: Mapping[Place, int]) -> None:
         """Let a group go on at these offsets.

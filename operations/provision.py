@@ -1,4 +1,4 @@
-"""Making the servers ready for the pipeline: schemas, accounts, topics, connector; safe to run again."""
+"""Making the servers ready for the pipeline: schemas, accounts, topics, group, connector; safe to run again."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from consumer.openemr.installation import InstallationError, install
 from operations.config import OperationsSettings
 from operations.connect import connect_client
 from operations.database_errors import reason
-from operations.errors import OperationError, ProvisionError
+from operations.errors import KafkaRefusedError, OperationError, ProvisionError
 from operations.kafka import KafkaAdmin
+from operations.kafka_group import GROUP_SETTINGS, GroupAdmin
 from operations.source import connector_place, source_engine
 from operations.topic_check import wanted_topics
 from producer_app.errors import UnavailableError
@@ -66,6 +67,7 @@ def provision(settings: OperationsSettings, choices: Choices, *, report: Report)
     else:
         _openemr(settings, choices, report)
     _topics(settings, report)
+    _group(settings, report)
     _connector(settings, choices, report)
 
 
@@ -158,6 +160,16 @@ def _topics(settings: OperationsSettings, report: Report) -> None:
         wanted = wanted_topics(settings, source_engine(asked))
         for drift in KafkaAdmin(settings.text("kafka_bootstrap_servers")).ensure_topics(wanted, report=say):
             say(f"{drift}; it is left as it is, change it with Kafka's own tools if that is not meant")
+
+
+def _group(settings: OperationsSettings, report: Report) -> None:
+    with _step("consumer group", report) as say:
+        try:
+            kafka = GroupAdmin(settings.text("kafka_bootstrap_servers"))
+            kafka.ensure_settings(settings.consumer_group, GROUP_SETTINGS, report=say)
+        except KafkaRefusedError as error:
+            # It works by the brokers' own settings too, only slower when members come and go.
+            say(f"left as the brokers have it: {error}")
 
 
 def _connector(settings: OperationsSettings, choices: Choices, report: Report) -> None:

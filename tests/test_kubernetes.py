@@ -17,6 +17,7 @@ from connectors.config import PREFIX
 from connectors.connector_config import CONNECTOR_NAME, ConnectorPlace, SourceEngine, connector_config
 from consumer.config import ConsumerSettings, RetrySettings
 from operations.config import OperationsSettings
+from operations.kafka_group import GROUP_SETTINGS
 from operations.members import STOP_LIMIT_S
 from stack.versions import maven_versions
 
@@ -150,6 +151,17 @@ def test_workers_have_the_settings_of_the_native_ones() -> None:
         assert spec[f"{kind}StorageTopic"] == native[f"{kind}.storage.topic"]
     provider = "config.providers.env.param.allowlist.pattern"
     assert given[provider] == native[provider]
+
+
+def test_the_page_shows_the_brokers_settings_of_the_native_one() -> None:
+    """Kafka itself is not among the manifests."""
+    page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    [shown] = [block for block in re.findall(r"(?s)```yaml\n(.*?)```", page) if "kind: Kafka\n" in block]
+    lines = (ROOT / "stack" / "kafka" / "server.properties").read_text(encoding="utf-8").splitlines()
+    native = dict(line.split("=", 1) for line in lines if line.startswith("group.consumer."))
+
+    assert {name: str(value) for name, value in yaml.safe_load(shown)["spec"]["kafka"]["config"].items()} == native
+    assert GROUP_SETTINGS.items() <= {name.removeprefix("group."): value for name, value in native.items()}.items()
 
 
 def test_the_agents_rules_are_those_of_the_native_stack() -> None:

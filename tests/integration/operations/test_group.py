@@ -17,8 +17,9 @@ from connectors.connect_client import ConnectClient
 from connectors.topics import entity_topics, topics
 from consumer.kafka_options import consumer_options, producer_options
 from operations.config import OperationsSettings
+from operations.errors import KafkaRefusedError
 from operations.group import read_group
-from operations.kafka_group import GroupAdmin
+from operations.kafka_group import GROUP_SETTINGS, GroupAdmin
 from operations.repartition import check, repartition
 from tests.e2e.members import wait_for
 from tests.unit.connectors.fake_connect import FakeConnect, state
@@ -160,3 +161,33 @@ def test_partitions_are_added_after_the_drain_and_every_key_keeps_its_order(made
     assert set(made.counts().values()) == {5}
     assert all(values == [1, 2] for values in one.values.values())
     assert not check(made.admin, made.prefix, made.names, 5)
+
+
+def test_a_groups_own_settings_are_made_once_and_what_others_have_set_stays(made: Topics) -> None:
+    """By a real broker, which takes them for this group alone."""
+    said: list[str] = []
+    wanted = {name: f"{int(value) + 1}" for name, value in GROUP_SETTINGS.items()}
+    made.admin.ensure_settings(made.prefix, wanted, report=said.append)
+    first = sorted(said)
+    said.clear()
+    made.admin.ensure_settings(made.prefix, wanted, report=said.append)
+    again = list(said)
+    made.admin.ensure_settings(made.prefix, GROUP_SETTINGS, report=said.append)
+
+    assert first == ["consumer.heartbeat.interval.ms set to 1001", "consumer.session.timeout.ms set to 6001"]
+    assert again == []
+    assert [line.endswith("it is left as it is") for line in said] == [True, True]
+
+
+def test_the_brokers_of_this_repository_need_no_settings_of_the_group(made: Topics) -> None:
+    """They have them for every group."""
+    said: list[str] = []
+    made.admin.ensure_settings(made.prefix, GROUP_SETTINGS, report=said.append)
+
+    assert said == []
+
+
+def test_what_the_brokers_bounds_forbid_is_told(made: Topics) -> None:
+    """With Kafka's defaults nothing may be shorter than the defaults."""
+    with pytest.raises(KafkaRefusedError, match=r"group\.consumer\.min\.heartbeat\.interval\.ms"):
+        made.admin.ensure_settings(made.prefix, {"consumer.heartbeat.interval.ms": "10"}, report=lambda _line: None)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 import pytest
 
+from operations import group_commands
 from operations.config import OperationsSettings
 from operations.group import GroupState, read_group
 from operations.group_commands import as_mapping
@@ -84,3 +86,25 @@ def test_rates_are_taken_between_two_looks() -> None:
     assert seen.lag_s == 15.0
     assert seen.drain_s == 7.5
     assert as_mapping(seen)["drain_s"] == 7.5
+
+
+def test_the_sample_of_the_operations_page_is_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Table, separators and words."""
+    lags = [1_204, *[0] * 8, 1_187, *[0] * 8]
+    partitions = tuple(PartitionLag("t", number, 0, lag, lag) for number, lag in enumerate(lags))
+    members = tuple(
+        GroupMember(
+            f"consumer-{number + 1}",
+            "127.0.0.1",
+            tuple(("t", one) for one in range(9 * number, 9 * number + 9)),
+            f"m-{number}",
+        )
+        for number in range(2)
+    )
+    group_commands._print(GroupState("emrsync", members, partitions, 4.1, settled_per_s=612.0, arriving_per_s=500.0))
+    page = (Path(__file__).parents[3] / "docs" / "operations.md").read_text(encoding="utf-8")
+    sample = page.split("$ emrsync group\n")[1].split("```")[0]
+
+    assert [line.rstrip() for line in sample.splitlines()] == [
+        line.rstrip() for line in capsys.readouterr().out.splitlines()
+    ]
