@@ -10,6 +10,7 @@ import itertools
 import json
 import random
 import re
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -80,7 +81,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.scaling", description=__doc__)
     parser.add_argument("--events", type=int, default=40_000)
     parser.add_argument("--members", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--rounds", type=int, default=3, help="of each number of members, in turn; medians are shown")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="of each number of members, in turn; the median, of two the better one, and the mean are shown",
+    )
     parser.add_argument("--home", type=Path, help="a provisioned stack that is up, and is left up; else one is made")
     parser.add_argument("--output", type=Path, default=Path("bench-results"), help="folder for the JSON file")
     chosen = parser.parse_args()
@@ -94,7 +100,7 @@ def main() -> None:
             rounds.append(_round(chain, members, chosen.events))
             console.print(f"{members} members: {rounds[-1].events_per_s:,.0f} events/s")
     medians = [_median(rounds, members) for members in chosen.members]
-    console.print(_table(medians), _shares(medians), sep="\n")
+    console.print(_table(medians, rounds), _shares(medians), sep="\n")
     chosen.output.mkdir(parents=True, exist_ok=True)
     path = chosen.output / f"scaling-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}.json"
     path.write_text(json.dumps([dataclasses.asdict(one) for one in rounds], indent=2) + "\n")
@@ -194,17 +200,33 @@ def _sum(spent: Sequence[Samples], name: str) -> float:
     return sum(value(one, name) or 0.0 for one in spent)
 
 
-def _table(rounds: Sequence[Round]) -> Table:
-    table = Table(title=f"drain of {rounds[0].events:,} mixed events")
-    for heading in ("members", "events/s", "ratio", "per core", "deadlocks", "races", "lock waits", "sessions"):
+def _table(shown: Sequence[Round], rounds: Sequence[Round]) -> Table:
+    means = [statistics.mean(one.events_per_s for one in rounds if one.members == each.members) for each in shown]
+    table = Table(title=f"drain of {shown[0].events:,} mixed events")
+    for heading in (
+        "members",
+        "events/s",
+        "ratio",
+        "mean of all rounds",
+        "ratio of means",
+        "lag, drained in",
+        "per core",
+        "deadlocks",
+        "races",
+        "lock waits",
+        "sessions",
+    ):
         table.add_column(heading, justify="right")
-    for one in rounds:
+    for one, mean in zip(shown, means, strict=True):
         busy = (one.apply_s + one.mark_s) / one.seconds
         taken = sum(share for name, share in one.cores.items() if name not in {"others", "idle"})
         table.add_row(
             str(one.members),
             f"{one.events_per_s:,.0f}",
-            f"{one.events_per_s / rounds[0].events_per_s:.2f}",
+            f"{one.events_per_s / shown[0].events_per_s:.2f}",
+            f"{mean:,.0f}",
+            f"{mean / means[0]:.2f}",
+            f"{one.events:,}, {one.seconds:.1f} s",
             f"{one.events_per_s / taken:,.0f}",
             str(one.deadlocks),
             str(one.races),
