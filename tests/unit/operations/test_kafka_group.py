@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from operations import provision
+from operations.config import OperationsSettings
 from operations.errors import KafkaRefusedError, KafkaUnreachableError
 from operations.kafka_group import GroupAdmin
 
@@ -25,6 +27,12 @@ class Refusing(GroupAdmin):
         answer: Future[object] = Future()
         answer.set_exception(KafkaException(KafkaError(self._code)))
         return dict.fromkeys(groups, answer)
+
+    def describe_configs(self, resources: list[object], **_options: object) -> dict[object, Future[object]]:
+        """See above."""
+        answer: Future[object] = Future()
+        answer.set_exception(KafkaException(KafkaError(self._code)))
+        return dict.fromkeys(resources, answer)
 
 
 def test_a_group_that_does_not_exist_has_no_members() -> None:
@@ -45,3 +53,15 @@ def test_every_other_refusal_is_told_and_is_not_a_group_without_members(code: in
     """Or whoever may not see the group would be told to start consumers that run."""
     with pytest.raises(kind):
         Refusing(code).members("emrsync")
+
+
+@pytest.mark.usefixtures("bare")
+def test_provisioning_goes_on_where_the_brokers_refuse_a_groups_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brokers before 4.0, bounds that forbid it, or no right to it: the group works all the same."""
+    refusing = Refusing(KafkaError.INVALID_REQUEST)
+    monkeypatch.setattr(provision, "GroupAdmin", lambda _servers: refusing)
+    said: list[str] = []
+    provision._group(OperationsSettings.read(kafka_bootstrap_servers="127.0.0.1:1"), said.append)
+
+    assert said[1].startswith("consumer group: left as the brokers have it: Kafka refuses")
+    assert said[-1] == "consumer group: ready"
