@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import urllib.parse
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Annotated, Any, Final
@@ -12,6 +13,7 @@ import fastapi
 import pydantic
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from connectors.outbox import PAYLOAD_BYTES_MAX, EntityType
 from connectors.payloads.reading import FieldError
@@ -22,6 +24,15 @@ from producer_app.openapi import describe, request_body
 from producer_app.targets import TargetChoice
 
 PATHS: Final = {EntityType.PATIENT: "patients", EntityType.ENCOUNTER: "encounters", EntityType.ORDER: "orders"}
+
+
+class _EntityIdConvertor(PathConvertor):
+    """An id in an address: it may hold slashes, but not be empty, or a list with a slash at its end were an entity."""
+
+    regex = ".+"
+
+
+register_url_convertor("entity_id", _EntityIdConvertor())
 
 
 class RecordedView(pydantic.BaseModel):
@@ -74,22 +85,22 @@ def _router(application: bootstrap.Application, entity_type: EntityType, path: s
     def create(body: _Body, response: fastapi.Response, target: Target = None) -> RecordedView:
         """Create one; an id is given out when the body has none."""
         done = services.create(application.unit_of_work(), entity_type, body, targets=_systems(target))
-        response.headers["Location"] = f"/{path}/{done.entity_id}"
+        response.headers["Location"] = f"/{path}/{urllib.parse.quote(done.entity_id, safe='')}"
         return _recorded(done)
 
-    @router.put("/{entity_id}", openapi_extra=request_body(entity_type))
+    @router.put("/{entity_id:entity_id}", openapi_extra=request_body(entity_type))
     def update(entity_id: str, body: _Body, target: Target = None) -> RecordedView:
         """Replace the full state of one."""
         uow = application.unit_of_work()
         return _recorded(services.update(uow, entity_type, entity_id, body, targets=_systems(target)))
 
-    @router.delete("/{entity_id}")
+    @router.delete("/{entity_id:entity_id}")
     def delete(entity_id: str, target: Target = None) -> RecordedView:
         """Delete one; its id is never used again."""
         uow = application.unit_of_work()
         return _recorded(services.delete(uow, entity_type, entity_id, targets=_systems(target)))
 
-    @router.get("/{entity_id}")
+    @router.get("/{entity_id:entity_id}")
     def show(entity_id: str) -> views.EntityView:
         """Show one, also a deleted one, and how far it has come into each target system."""
         return views.entity_view(application.engine, entity_type, entity_id)

@@ -70,6 +70,37 @@ def test_the_life_of_each_entity(client: httpx.Client) -> None:
         assert client.get(f"/{path}").json() == {"entity_ids": [], "next_after": None}
 
 
+@pytest.mark.parametrize(
+    "patient_id",
+    ["환자-1", "Zoë-É-1", "ward/7", "/7/", "a/../b", "50% of? #1&x=y;z", "P-\N{COW FACE}"],
+    ids=["Hangul", "accents", "slash", "slashes at the ends", "dots", "reserved", "four bytes"],
+)
+def test_an_id_of_any_characters_is_created_read_changed_and_deleted(
+    client: httpx.Client, inspection: Inspection, patient_id: str
+) -> None:
+    """By the address in Location, and by the same one with its slashes as they are."""
+    fields = clinic.patient(patient_id=patient_id)
+
+    created = client.post("/patients", json=fields)
+
+    location = created.headers["Location"]
+    assert (created.status_code, created.json()["entity_id"]) == (201, patient_id)
+    assert location.isascii()
+    for address in (location, location.replace("%2F", "/") if ".." not in patient_id else location):
+        assert client.get(address).json()["state"] == fields
+    assert client.put(location, json=fields).status_code == 200
+    assert client.delete(location).status_code == 200
+    assert client.get(location).json()["deleted_at"] is not None
+    assert [row["operation"] for row in inspection.outbox(patient_id)] == ["create", "update", "delete"]
+
+
+def test_a_list_with_a_slash_at_its_end_is_the_list(client: httpx.Client) -> None:
+    """And not an entity without an id."""
+    client.post("/patients", json=clinic.patient(patient_id="P-1"))
+
+    assert client.get("/patients/", follow_redirects=True).json()["entity_ids"] == ["P-1"]
+
+
 def test_the_sync_status_is_that_of_the_newest_change_per_target(client: httpx.Client, app_url: str) -> None:
     """As the consumer left it in the outbox."""
     fields = clinic.patient()
@@ -222,4 +253,5 @@ def test_the_openapi_page_describes_the_payload_contract(nowhere: httpx.Client) 
     assert references <= set(schemas)
     assert "family_name" in schemas["PatientPayload"]["properties"]
     assert "$defs" not in text
+    assert "/patients/{entity_id}" in document["paths"]
     assert nowhere.get("/docs").status_code == 200
