@@ -5,7 +5,9 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -38,12 +40,15 @@ from producer_app.bootstrap import Application
 from producer_app.config import AppSettings
 from producer_app.synthea import Report, import_folder
 from producer_app.targets import TargetChoice
-from stack import SERVICES, Stack
+from stack import SERVICES, Stack, processes
 from stack.packages import ensure_packages
 from stack.servers import needed_packages
 
 MADE_BY: Final = "made-by-demo"
 """The file that marks a home as one that a later demo may remove."""
+
+END_LIMIT_S: Final = 10.0
+"""After an error, the longest wait for what runs in the background."""
 
 _LOOK_S: Final = 0.25
 
@@ -55,7 +60,7 @@ class DemoError(OperationError):
 
 
 class _StoppedError(Exception):
-    """The person in front of the screen does not want the rest."""
+    """The person in front of the screen does not want the rest, or it would be for nothing."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -140,7 +145,11 @@ def remove_earlier(stack: Stack, say: Say) -> None:
 def _run(choices: DemoChoices, stack: Stack, *, say: Say, watch: Watch) -> DemoResult:
     started = time.monotonic()
     ensure_packages(needed_packages(SERVICES), say)
-    with _in_background(lambda: population(patients=choices.patients, seed=choices.seed, report=say)) as folder:
+    stop = threading.Event()
+    report = _until(stop, say)
+    with _in_background(
+        lambda: population(patients=choices.patients, seed=choices.seed, report=report), stop
+    ) as folder:
         stack.up()
         variables = stack.env()
         settings = OperationsSettings.of(variables)
@@ -233,14 +242,35 @@ class _Phases:
 
 
 @contextlib.contextmanager
-def _in_background(
-    work: Callable[[], _Value], stop: threading.Event | None = None
-) -> Iterator[concurrent.futures.Future[_Value]]:
-    """Do work in a thread; leaving by an error asks it to stop, and waits for it in every case."""
-    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:
+def _in_background(work: Callable[[], _Value], stop: threading.Event) -> Iterator[concurrent.futures.Future[_Value]]:
+    """Do work in a thread; leaving by an error asks it to stop, and ends the programs it has started."""
+    doing: concurrent.futures.Future[_Value] = concurrent.futures.Future()
+
+    def do() -> None:
         try:
-            yield pool.submit(work)
-        except BaseException:
-            if stop is not None:
-                stop.set()
-            raise
+            doing.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+            doing.set_exception(error)
+
+    # A daemon, since one that waits for another command's lock notices nothing, and has nothing that must be ended.
+    threading.Thread(target=do, daemon=True).start()
+    try:
+        yield doing
+    except BaseException:
+        stop.set()
+        deadline_s = time.monotonic() + END_LIMIT_S
+        while not doing.done() and time.monotonic() < deadline_s:
+            processes.send(processes.family(os.getpid())[1:], signal.SIGTERM)
+            concurrent.futures.wait([doing], timeout=_LOOK_S)
+        raise
+
+
+def _until(stop: threading.Event, say: Say) -> Say:
+    """Say what is said, until there is nothing more to do."""
+
+    def said(line: str) -> None:
+        if stop.is_set():
+            raise _StoppedError
+        say(line)
+
+    return said

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from connectors.outbox import EntityType, Status
 from consumer.openemr.visibility import VisibleCount
-from operations.demo import MADE_BY, DemoError, remove_earlier
+from operations import demo
+from operations.demo import MADE_BY, DemoChoices, DemoError, remove_earlier
 from operations.demo_outbox import Failure, KindRows, Standing, _percentile
 from operations.demo_result import KindResult
+from producer_app.targets import TargetChoice
 from stack import Stack
+from stack.commands import run as run_program
+from stack.errors import ServiceNotReadyError
+from stack.locking import exclusive
 
 
 def kind(
@@ -92,3 +100,48 @@ def test_what_an_earlier_demo_left_is_removed(tmp_path: Path) -> None:
     remove_earlier(Stack(home), lambda _: None)
 
     assert [MADE_BY] == [path.name for path in home.iterdir()]
+
+
+def simulates(_folder: Path, report: Callable[[str], None]) -> None:
+    """Take a minute, in a program of its own, twice."""
+    for _ in range(2):
+        report("simulating")
+        with contextlib.suppress(Exception):
+            run_program(["sleep", "60"], limit_s=60)
+
+
+def waits(folder: Path, report: Callable[[str], None]) -> None:
+    """Wait for what another command holds."""
+    with exclusive(folder / "lock", wait_limit_s=60, report=report):
+        pass
+
+
+@pytest.mark.parametrize("doing", [simulates, waits])
+def test_servers_that_do_not_start_end_the_demo_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, doing: Callable[[Path, Callable[[str], None]], None]
+) -> None:
+    """The patients that are made meanwhile are not waited for, nor is another command that makes some."""
+    said: list[str] = []
+
+    def population(*, report: Callable[[str], None], **_: object) -> Path:
+        doing(tmp_path, report)
+        return tmp_path
+
+    def up(_stack: Stack) -> None:
+        while not said:
+            time.sleep(0.01)
+        time.sleep(0.1)  # the program has been started
+        raise ServiceNotReadyError("kafka", "no answer", "")
+
+    monkeypatch.setattr(demo, "END_LIMIT_S", 1.0)
+    monkeypatch.setattr(demo, "ensure_packages", lambda *_: None)
+    monkeypatch.setattr(demo, "population", population)
+    monkeypatch.setattr(Stack, "up", up)
+    choices = DemoChoices(tmp_path / "home", 1, 1, TargetChoice.BOTH, 1, 1, 1.0, 1.0, "8.2.0-dev", keep=False)
+    begun = time.monotonic()
+
+    with exclusive(tmp_path / "lock", wait_limit_s=1, report=print), pytest.raises(ServiceNotReadyError, match="kafka"):
+        demo.run(choices, say=said.append, watch=lambda: contextlib.nullcontext(lambda _seen: None))
+
+    assert time.monotonic() - begun < 5
+    assert said[-1] == "stopping everything"
