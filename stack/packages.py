@@ -1,11 +1,13 @@
 """Debian packages that the servers come in, installed when absent and permitted."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stack import processes
 from stack.commands import is_root, run
 from stack.config import callers_environment
 from stack.errors import CommandFailedError, PackagesMissingError
@@ -15,6 +17,8 @@ JAVA_RELEASE_MIN = 17
 POLICY_FILE = Path("/usr/sbin/policy-rc.d")
 CLUSTER_POLICY_FILE = Path("/etc/postgresql-common/createcluster.d/emrsync.conf")
 _POSTGRES = Path("/usr/lib/postgresql")
+_MARK = "# emrsync keeps this here while it installs packages (process {pid})"
+_MARKED = re.compile(_MARK.replace("(", r"\(").replace(")", r"\)").format(pid=r"(\d+)"))
 
 
 def missing_packages(needed: Collection[str]) -> tuple[str, ...]:
@@ -29,18 +33,33 @@ def missing_packages(needed: Collection[str]) -> tuple[str, ...]:
 
 
 def ensure_packages(needed: Collection[str], report: Callable[[str], None]) -> None:
-    """Install what is missing, without starting any of Debian's own services.
+    """Install what is missing, without starting any of Debian's own services; afterwards Debian may start them again.
 
     Raises:
         PackagesMissingError: this user may not install; the message holds the command to run.
         CommandFailedError: apt failed.
     """
     missing = missing_packages(needed)
-    if not missing:
+    leftovers = tuple(path for path in (POLICY_FILE, CLUSTER_POLICY_FILE) if _was_left_behind(path))
+    if not missing and not leftovers:
         return
     sudo: tuple[str, ...] = () if is_root() else ("sudo", "-n")
     if sudo and not _may_sudo():
-        raise PackagesMissingError(_what_to_run(missing))
+        if missing:
+            raise PackagesMissingError(_what_to_run(missing))
+        report(f"left by an installation that was killed, remove as root: {' '.join(map(str, leftovers))}")
+        return
+    for path in leftovers:
+        report(f"removing what an installation that was killed has left: {path}")
+        run([*sudo, "rm", "-f", str(path)], limit_s=10)
+    if missing:
+        _install(missing, sudo, report)
+    still = missing_packages(needed)
+    if still:
+        raise PackagesMissingError(f"apt-get ran, but is still missing: {' '.join(still)}")
+
+
+def _install(missing: tuple[str, ...], sudo: tuple[str, ...], report: Callable[[str], None]) -> None:
     report("updating apt's package lists")
     apt = (*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet", "--yes")
     run([*apt, "update"], limit_s=INSTALL_LIMIT_S, environment=callers_environment())
@@ -49,9 +68,6 @@ def ensure_packages(needed: Collection[str], report: Callable[[str], None]) -> N
     with _no_services(sudo):
         install = [*apt, "install", "--no-install-recommends", *names]
         run(install, limit_s=INSTALL_LIMIT_S, environment=callers_environment())
-    still = missing_packages(needed)
-    if still:
-        raise PackagesMissingError(f"apt-get ran, but is still missing: {' '.join(still)}")
 
 
 def java_release(banner: str) -> int:
@@ -98,10 +114,11 @@ def _what_to_run(missing: tuple[str, ...]) -> str:
 def _no_services(sudo: tuple[str, ...]) -> Iterator[None]:
     """Keep Debian from starting its own servers, and from making its own PostgreSQL cluster, while apt runs."""
     written = []
+    mark = _MARK.format(pid=os.getpid())
     for path, text, mode in (
         # 101: the policy's word for "action not allowed"
-        (POLICY_FILE, "#!/bin/sh\nexit 101\n", "755"),
-        (CLUSTER_POLICY_FILE, "create_main_cluster = false\n", "644"),
+        (POLICY_FILE, f"#!/bin/sh\n{mark}\nexit 101\n", "755"),
+        (CLUSTER_POLICY_FILE, f"{mark}\ncreate_main_cluster = false\n", "644"),
     ):
         if not os.path.lexists(path):
             run([*sudo, "mkdir", "-p", str(path.parent)], limit_s=10)
@@ -113,3 +130,12 @@ def _no_services(sudo: tuple[str, ...]) -> Iterator[None]:
     finally:
         for path in written:
             run([*sudo, "rm", "-f", str(path)], limit_s=10)
+
+
+def _was_left_behind(path: Path) -> bool:
+    """Tell our own file, whose writer was killed, from somebody else's and from one that is in use."""
+    try:
+        mark = _MARKED.search(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return False
+    return mark is not None and not processes.alive(int(mark[1]))
