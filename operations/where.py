@@ -154,7 +154,8 @@ class Way:
     def known(self) -> bool:
         """Whether any system that answered has heard of the id."""
         in_source = isinstance(self.source, Source) and bool(self.source.business or self.source.outbox)
-        return in_source or (isinstance(self.ledger, Ledger) and bool(self.ledger.mapped or self.ledger.applied))
+        ledger = self.ledger
+        return in_source or (isinstance(ledger, Ledger) and bool(ledger.mapped or ledger.applied or ledger.waiting))
 
     @property
     def complete(self) -> bool:

@@ -9,7 +9,7 @@ from connectors.connect_client import ConnectorStatus
 from connectors.outbox import Status
 from consumer.failed_rows import RETRYING
 from operations.parts import Unavailable
-from operations.where import Ledger, Mapped, OutboxRow, Source, Way
+from operations.where import Ledger, Mapped, OutboxRow, Source, WaitingEvent, Way
 
 _KNOWN_BY: Final[Mapping[str, str]] = {
     "patient": "patient pid",
@@ -33,6 +33,8 @@ def in_words(way: Way) -> tuple[str, ...]:
         lines += [_event(row, way) for row in reversed(way.source.outbox) if row.status is not Status.DONE]
         lines += _without_event(way.source)
     if isinstance(way.ledger, Ledger):
+        told = {row.outbox_id for row in way.source.outbox} if isinstance(way.source, Source) else set()
+        lines += [_waits(one, f"event of {one.entity_type}") for one in way.ledger.waiting if one.outbox_id not in told]
         lines += [_mapped(one) for one in way.ledger.mapped]
         if not way.ledger.mapped:
             lines.append("not in OpenEMR")
@@ -57,8 +59,7 @@ def _event(row: OutboxRow, way: Way) -> str:
         return f"failed: {name}: {row.error_class}: {row.error_message} (attempt {row.retry_count}{again})"
     waiting = [one for one in way.ledger.waiting if one.seq == row.seq] if isinstance(way.ledger, Ledger) else []
     if waiting:
-        one = waiting[0]
-        return f"waiting: {name}: for {one.parent_type} {one.parent_id}, since {one.since.isoformat()}"
+        return _waits(waiting[0], f"{row.operation} of {row.entity_type}")
     if row.outcome == RETRYING:
         return f"being tried again: {name}: {row.error_class}: {row.error_message} (attempt {row.retry_count + 1})"
     if row.status is Status.PROCESSING:
@@ -66,6 +67,11 @@ def _event(row: OutboxRow, way: Way) -> str:
     if isinstance(way.ledger, Ledger) and any(one.outbox_id == row.outbox_id for one in way.ledger.applied):
         return f"in OpenEMR, not yet marked in the outbox: {name}"
     return f"in the outbox, not yet applied: {name}: {_connector(way)}"
+
+
+def _waits(event: WaitingEvent, name: str) -> str:
+    since = event.since.isoformat()
+    return f"waiting: {name}, seq {event.seq}: for {event.parent_type} {event.parent_id}, since {since}"
 
 
 def _connector(way: Way) -> str:

@@ -185,3 +185,15 @@ def test_an_unknown_id_is_called_unknown_only_as_far_as_was_asked(ledger: Ledger
 
     assert not read.known
     assert in_words(read)[-1] == said
+
+
+@pytest.mark.parametrize("source", [DOWN, Source((), ())], ids=["source down", "row gone"])
+def test_what_only_waits_is_known_without_its_row(source: Source | Unavailable) -> None:
+    """The ledger has the event, and names what it waits for."""
+    read = Way("E-1", source, Ledger((), (), (WAITING,)), None)
+
+    assert read.known
+    assert list(in_words(read))[-2:] == [
+        f"waiting: event of encounter, seq 41: for patient P-7, since {AT.isoformat()}",
+        "not in OpenEMR",
+    ]
