@@ -149,12 +149,18 @@ class KafkaEventStream:
         try:
             [found] = self._consumer.committed([place], timeout=ANSWER_LIMIT_S)
             # Without an offset the group starts at the earliest record that is kept.
-            offset = found.offset if found.offset >= 0 else self._consumer.get_watermark_offsets(place)[0]
+            offset = found.offset if found.offset >= 0 else self._earliest(place)
             mark = confluent_kafka.TopicPartition(topic, partition, offset, metadata=HALTED)
             with ends_process_after(COMMIT_LIMIT_S):
                 self._consumer.commit(offsets=[mark], asynchronous=False)
         except confluent_kafka.KafkaException as error:
             raise TransientError(f"Kafka did not take a note beside an offset ({error.args[0].name()})") from error
+
+    def _earliest(self, place: confluent_kafka.TopicPartition) -> int:
+        found = self._consumer.get_watermark_offsets(place, timeout=ANSWER_LIMIT_S)
+        if found is None:
+            raise TransientError("Kafka did not tell a partition's first offset (no answer)")
+        return found[0]
 
     def halted(self, places: Collection[tuple[str, int]]) -> bool:
         """See ports.EventStream."""
