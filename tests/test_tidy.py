@@ -30,6 +30,7 @@ REGISTRIES = re.compile(
     r"pypi\.org|pythonhosted|maven\.org|maven\.apache\.org/maven2|registry\.npmjs|proxy\.golang|crates\.io"
     r"|deb\.debian|(?<!no-emit-)index-url|find-links"
 )
+BUILD_FOLDERS = {"target", "build", "dist", "node_modules", "__pycache__"}
 DECISION_SECTIONS = ("Decision", "Context", "Alternatives", "Not covered", "Revisit when")
 
 
@@ -183,6 +184,13 @@ def test_files_are_small() -> None:
     large = {shown(path): size for path in kept_files() if (size := path.stat().st_size) > FILE_BYTES_MAX}
 
     assert {} == large
+
+
+def test_nothing_that_a_build_leaves_is_kept() -> None:
+    """Maven, Python and the tools write beside the code; a folder of theirs must be ignored."""
+    left = [shown(path) for path in kept_files() if BUILD_FOLDERS.intersection(path.relative_to(ROOT).parts)]
+
+    assert [] == left
 
 
 def test_decisions_are_numbered_and_have_their_sections() -> None:
