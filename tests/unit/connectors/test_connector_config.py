@@ -40,7 +40,6 @@ MANDATORY = {
     "topic.prefix": "emrsync",
     "skipped.operations": "u,d,t",
     "snapshot.mode": "when_needed",
-    "poll.interval.ms": "2",
     "max.batch.size": "1",
     "heartbeat.interval.ms": "10000",
     "extended.headers.enabled": "false",
@@ -81,6 +80,7 @@ MANDATORY = {
 MANDATORY_BY_ENGINE = {
     SourceEngine.POSTGRESQL: {
         "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
+        "poll.interval.ms": "3",
         "plugin.name": "pgoutput",
         "publication.name": "emrsync",
         "publication.autocreate.mode": "disabled",
@@ -105,6 +105,7 @@ MANDATORY_BY_ENGINE = {
 }
 MANDATORY_OF_BINLOGS = {
     "database.server.id": "519860",
+    "poll.interval.ms": "2",
     "connect.keep.alive.interval.ms": "5000",
     "schema.history.internal.kafka.topic": "emrsync.schema-history",
     "schema.history.internal.kafka.bootstrap.servers": "kafka.example:9092",
