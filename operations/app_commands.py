@@ -23,6 +23,9 @@ from producer_app.targets import TargetChoice
 
 FOUND: Final = 1
 
+FINISH_S: Final = 5
+"""How much longer than its lock time-out a request under way may take when the application is told to stop."""
+
 app = typer.Typer(
     name="app", help="The sample clinic application: its HTTP API and bulk imports.", no_args_is_help=True
 )
@@ -46,7 +49,7 @@ def serve(
         access_log=False,
         log_level="info",
         # Requests under way may finish: a change takes one lock time-out at most.
-        timeout_graceful_shutdown=settings.app_lock_timeout_seconds + 5,
+        timeout_graceful_shutdown=settings.app_lock_timeout_seconds + FINISH_S,
     )
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import Final
 
 import typer
@@ -77,6 +80,10 @@ def build(arguments: Sequence[str]) -> typer.Typer:
 
 def main() -> None:
     """Run a command; what may go wrong on any day ends in one message on standard error, not in a traceback."""
+    if os.getpid() == 1:
+        # The kernel gives the first process of a container only the signals that it catches. Services catch it
+        # themselves once they run; until then, and for all other commands, this does.
+        signal.signal(signal.SIGTERM, _end)
     try:
         build(sys.argv[1:])()
     except SystemExit:
@@ -89,6 +96,10 @@ def main() -> None:
 
 def _root() -> None:
     """Hold the sections together."""
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)  # as a shell tells of a process that a signal has ended
 
 
 def _not_loaded() -> None:

@@ -14,6 +14,7 @@ import yaml
 from connectors.config import PREFIX
 from consumer.config import ConsumerSettings, RetrySettings
 from consumer.openemr.installation import DEFAULT_VERSION
+from operations.app_commands import FINISH_S
 from operations.config import OperationsSettings
 from producer_app.config import AppSettings
 from stack.versions import image_tags, maven_properties, maven_versions
@@ -268,6 +269,13 @@ def test_a_retrier_runs_with_the_consumers_accounts() -> None:
 
     assert ["retry", "run"] == SERVICES["retrier"]["command"]
     assert environment == {name: SERVICES["consumer"]["environment"][name] for name in environment}
+
+
+def test_the_application_has_the_time_that_its_requests_may_take() -> None:
+    """Docker gives ten seconds by itself, and requests under way take all of them."""
+    longest_s = AppSettings.model_fields["app_lock_timeout_seconds"].default + FINISH_S
+
+    assert int(SERVICES["app"]["stop_grace_period"].removesuffix("s")) >= longest_s + 5
 
 
 def test_ports_are_published_on_loopback_only() -> None:

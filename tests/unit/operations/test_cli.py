@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -121,3 +125,29 @@ def _names(app: typer.Typer) -> list[str]:
 
 def _name(command: typer.models.CommandInfo) -> str:
     return command.name or str(getattr(command.callback, "__name__", ""))
+
+
+FIRST_PROCESS = """
+import os, signal, sys
+os.getpid = lambda: 1
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what the kernel does for process 1 until it catches a signal
+sys.argv = ["emrsync", "status"]
+import operations.cli
+operations.cli.main()
+"""
+
+
+def test_the_first_process_of_a_container_ends_by_sigterm(tmp_path: Path) -> None:
+    """Also while it waits for a server that says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(30)
+        url = f"postgresql+psycopg://marker:Sesame@127.0.0.1:{silent.getsockname()[1]}/clinic"
+        environment = {**os.environ, "EMRSYNC_SOURCE_URL": url, "PYTHONPATH": str(Path.cwd())}
+        with subprocess.Popen([sys.executable, "-c", FIRST_PROCESS], env=environment, cwd=tmp_path) as process:
+            accepted, _ = silent.accept()
+            process.send_signal(signal.SIGTERM)
+            try:
+                assert process.wait(timeout=3) == 143
+            finally:
+                process.kill()
+                accepted.close()
