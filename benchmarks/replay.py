@@ -1,4 +1,4 @@
-"""How fast a replay passes what was applied before: `python -m benchmarks.replay --events 100000`."""
+"""How fast a replay passes what was applied before, and that it writes nothing: `python -m benchmarks.replay`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import confluent_kafka
+import sqlalchemy as sa
 
 from benchmarks.workload import patient
 from connectors.outbox import EntityType
@@ -21,7 +22,8 @@ from operations.config import OperationsSettings
 from operations.kafka_times import TopicTimes
 from operations.record_source import TopicSource, merged
 from operations.recovery_ledger import RecoveryLedger
-from operations.replay import Pace, Replay, make_plan
+from operations.replay import Replay, make_plan
+from operations.replay_pace import Pace
 from operations.replay_selection import Selection
 from tests.chain import OPENEMR_VERSION, running_chain
 from tests.integration.consumer.openemr.sites import installed_site
@@ -41,10 +43,19 @@ def main() -> None:
         installed_site(chain["EMRSYNC_OPENEMR_ADMIN_URL"], OPENEMR_VERSION) as site,
         clinic_topics(chain["EMRSYNC_KAFKA_BOOTSTRAP_SERVERS"], site) as clinic,
     ):
-        _fill(clinic, events)
         os.environ.update(chain)
         os.environ.update(clinic.settings())
-        _measure(clinic, events)
+        admin = sa.create_engine(chain["EMRSYNC_OPENEMR_ADMIN_URL"])
+        with admin.connect() as connection:
+            connection.execute(sa.text("SET GLOBAL userstat = 1"))
+            _fill(clinic, events)
+            filled = _rows_changed(connection, site.database)
+            assert filled >= events, "the server does not count what is written"
+            _measure(clinic, events)
+            written = _rows_changed(connection, site.database) - filled
+        admin.dispose()
+    print(f"rows of OpenEMR's tables that the server counted as written: {filled:,} before, {written:,} by the replay")
+    assert written == 0
 
 
 def _fill(clinic: Clinic, events: int) -> None:
@@ -67,13 +78,23 @@ def _measure(clinic: Clinic, events: int) -> None:
         with _timed("read alone", events):
             assert events == sum(1 for _ in merged(source.records, spans))
         with _timed("plan", events):
-            plan = make_plan(settings, parts, source, Selection(), force_rewrite=False, told=_nobody)
-        replay = Replay(settings, parts, source, plan, RecoveryLedger(settings))
-        with _timed("check before the apply", events):
-            replay.check(_nobody)
-        with _timed("apply", events):
-            ended = replay.apply(Pace(), _never, _nobody)
+            plan = make_plan(
+                settings, parts, source, Selection(), plan_id="bench", force_rewrite=False, stop=_never, told=_nobody
+            )
+        ledger = RecoveryLedger(settings)
+        with ledger.alone(plan.plan_id) as hold, _timed("`replay apply`: check and apply together", events):
+            replay = Replay(settings, parts, source, plan, ledger=ledger, hold=hold)
+            with _timed("  its check", events):
+                replay.check(_never, _nobody)
+            with _timed("  its apply", events):
+                ended = replay.apply(Pace(), _never, _nobody)
     assert {"duplicate": events} == {word: count for word, count in ended.counts.items() if count}
+
+
+def _rows_changed(connection: sa.Connection, database: str) -> int:
+    """Ask the server itself: its counters hold for all tables, and for writes that leave a row as it was."""
+    counted = sa.text("SELECT SUM(rows_changed) FROM information_schema.table_statistics WHERE table_schema = :name")
+    return int(connection.scalar(counted, {"name": database}) or 0)
 
 
 @contextmanager

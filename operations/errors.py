@@ -33,6 +33,10 @@ class ReplayError(OperationError):
     """A replay cannot be planned or carried out as asked."""
 
 
+class StoppedError(ReplayError):
+    """A signal came in the middle of reading; what was read last is not used."""
+
+
 class PlanChangedError(ReplayError):
     """What a plan says is so no more; the message says what has changed."""
 

@@ -21,6 +21,11 @@ WHY_CHARACTERS_MAX: Final = 500
 _DETAIL_CHARACTERS_MAX: Final = 1_000
 _OPERATOR_CHARACTERS_MAX: Final = 100
 
+_IDLE_S: Final = 604_800
+
+_USED_LOCK: Final = sa.text("SELECT IS_USED_LOCK(:name)")
+_OWN_LOCK: Final = sa.text("SELECT IS_USED_LOCK(:name) = CONNECTION_ID()")
+
 RUNNING: Final = "running"
 PAUSED: Final = "paused"
 STOPPED: Final = "stopped"
@@ -159,17 +164,52 @@ class RecoveryLedger:
             connection.execute(sa.text(sql), row)
 
     @contextlib.contextmanager
-    def alone(self, subject: str) -> Iterator[None]:
+    def alone(self, subject: str) -> Iterator[Hold]:
         """Keep others from doing the same at the same time; a killed process's hold ends with its connection.
 
         Raises:
             ReplayError: somebody does.
         """
-        name = f"{self._schema}:{subject}"[-64:]
-        with self._engine.connect() as connection:
+        name = self._lock(subject)
+        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            # It is idle while the work goes on, which may take longer than the server lets idle connections be.
+            connection.execute(sa.text(f"SET SESSION wait_timeout = {_IDLE_S}"))
             if connection.execute(sa.text("SELECT GET_LOCK(:name, 0)"), {"name": name}).scalar() != 1:
                 raise ReplayError("somebody is at it right now: this plan is being applied, or the same command runs")
+            hold = Hold(connection, name)
             try:
-                yield
+                yield hold
             finally:
-                connection.execute(sa.text("SELECT RELEASE_LOCK(:name)"), {"name": name})
+                hold.release()
+
+    def is_held(self, subject: str) -> bool:
+        """Tell whether somebody is at it right now; see alone."""
+        with self._engine.connect() as connection:
+            return connection.execute(_USED_LOCK, {"name": self._lock(subject)}).scalar() is not None
+
+    def _lock(self, subject: str) -> str:
+        return f"{self._schema}:{subject}"[-64:]
+
+
+class Hold:
+    """What keeps others from doing the same; it is gone for good when its connection breaks."""
+
+    def __init__(self, connection: sa.Connection, name: str) -> None:
+        self._connection = connection
+        self._name = name
+        self._is_lost = False
+
+    def is_held(self) -> bool:
+        """Tell whether it is still there; False also when the server does not answer."""
+        if not self._is_lost:
+            try:
+                self._is_lost = self._connection.execute(_OWN_LOCK, {"name": self._name}).scalar() != 1
+            except sa.exc.DBAPIError:
+                self._is_lost = True
+        return not self._is_lost
+
+    def release(self) -> None:
+        """Let others begin; what is lost needs none, and how the work ended must not be hidden by that."""
+        if self.is_held():
+            with contextlib.suppress(sa.exc.DBAPIError):
+                self._connection.execute(sa.text("SELECT RELEASE_LOCK(:name)"), {"name": self._name})

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
+
+import sqlalchemy as sa
 
 from connectors.events import Event, EventError
 from consumer.outcome import Applied, Duplicate, Failed, Outcome, Stale, Waiting
@@ -17,20 +18,34 @@ from consumer.settle import settle_events
 from operations.archive import ArchiveSource
 from operations.bootstrap import Replaying
 from operations.config import OperationsSettings
-from operations.errors import ReplayError
-from operations.record_source import Records, Span, TopicSource, merged
-from operations.recovery_ledger import ABORTED, FINISHED, PAUSED, RUNNING, STOPPED, Place, RecoveryLedger, Run
-from operations.replay_forecast import LOOKED_UP, Forecaster, chunks, decoded, differing, look_up, rewrite_each
+from operations.errors import ReplayError, StoppedError
+from operations.failures import KNOWN, message
+from operations.record_source import Span, TopicSource, merged
+from operations.recovery_ledger import ABORTED, FINISHED, PAUSED, RUNNING, STOPPED, Hold, Place, RecoveryLedger, Run
+from operations.replay_forecast import (
+    LOOKED_UP,
+    REHEARSED,
+    Forecaster,
+    chunks,
+    decoded,
+    differing,
+    look_up,
+    raw_id,
+    rewrite_each,
+)
+from operations.replay_pace import Brake, Pace, staged, until
 from operations.replay_plan import DUPLICATE, REWRITE, UNREADABLE, Forecast, Plan, check_fates, check_set
 from operations.replay_selection import Selection, limits_hit, spans
 
-CANARY: Final = (1, 10, 100)
-"""Events of the first stages of a careful replay; the rest is the last one."""
+SAVE_EVERY_S: Final = 0.5
+"""Less than a chunk takes at any rate below 500 a second, so that what is shown is at most one chunk behind."""
 
-SAVE_EVERY_S: Final = 1.0
+_LOST: Final = "the connection to OpenEMR's server that kept others from this plan was lost"
+
 COMMAND: Final = "replay"
 
 Told = Callable[[int], None]
+Stop = Callable[[], bool]
 Source = TopicSource | ArchiveSource
 
 
@@ -40,16 +55,23 @@ def make_plan(
     source: Source,
     selection: Selection,
     *,
+    plan_id: str,
     force_rewrite: bool,
+    stop: Stop,
     told: Told,
 ) -> Plan:
-    """Look at what a selection meets now; nothing is changed."""
+    """Look at what a selection meets now; nothing is changed.
+
+    Raises:
+        StoppedError: a stop was asked for.
+    """
     kept = source.kept(selection.entity_types)
     found = spans(selection, source, kept)
     started_s = time.monotonic()
-    forecast = look(settings, replaying, source, selection, found, force_rewrite=force_rewrite, told=told)
+    records = _selected(source, selection, found, stop)
+    forecast = look(settings, replaying, records, force_rewrite=force_rewrite, told=told)
     return Plan(
-        plan_id=str(uuid.uuid4()),
+        plan_id=plan_id,
         made_at=dt.datetime.now(dt.UTC),
         made_by=settings.operator,
         selection=selection,
@@ -64,29 +86,14 @@ def make_plan(
 
 
 def look(
-    settings: OperationsSettings,
-    replaying: Replaying,
-    source: Source,
-    selection: Selection,
-    found: Sequence[Span],
-    *,
-    force_rewrite: bool,
-    told: Told,
+    settings: OperationsSettings, replaying: Replaying, records: Iterator[Record], *, force_rewrite: bool, told: Told
 ) -> Forecast:
-    """Rehearse the events of spans."""
+    """Rehearse events."""
     forecaster = Forecaster(replaying.rehearsal, force_rewrite=force_rewrite, value_bytes_max=settings.record_bytes_max)
-    for chunk in chunks(_selected(source.records, selection, found), LOOKED_UP):
+    for chunk in chunks(records, LOOKED_UP):
         forecaster.add(chunk)
         told(len(chunk))
     return forecaster.result()
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """How an apply goes on: stages of so many events that are not done yet, and at most so many events a second."""
-
-    canary: bool = False
-    events_per_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -100,7 +107,7 @@ class Ended:
 
 
 class Replay:
-    """One run of an apply."""
+    """One run of an apply; hold keeps others from the same plan."""
 
     def __init__(
         self,
@@ -108,72 +115,87 @@ class Replay:
         replaying: Replaying,
         source: Source,
         plan: Plan,
+        *,
         ledger: RecoveryLedger,
+        hold: Hold,
     ) -> None:
         self._settings = settings
         self._replaying = replaying
         self._source = source
         self._plan = plan
         self._ledger = ledger
+        self._hold = hold
         self._positions: dict[Place, int] = {(one.topic, one.partition): one.start for one in plan.spans}
         self._counts: Counter[str] = Counter()
         self._done = 0
         self._foreseen = {error_class for error_class, _ in plan.forecast.failures}
         self._unforeseen: str | None = None
 
-    def check(self, told: Told) -> Run | None:
-        """Look again before anything is changed; return how far an earlier run came.
+    def check(self, stop: Stop, told: Told) -> Run | None:
+        """Look again at what is left before anything is changed; return how far an earlier run came.
 
         Raises:
             PlanChangedError: what the plan says is so no more.
+            StoppedError: a stop was asked for.
             ReplayError: the plan was applied, or given up.
         """
         before = self._ledger.run(self._plan.plan_id)
         if before is not None and before.state in {FINISHED, ABORTED}:
             raise ReplayError(f"this plan is {before.state}; plan again")
-        plan = self._plan
-        now = look(
-            self._settings, self._replaying, self._source, plan.selection, plan.spans,
-            force_rewrite=plan.force_rewrite and before is None, told=told,
-        )  # fmt: skip
-        check_set(plan, now)
-        if before is None:
-            check_fates(plan, now)
-        else:
+        if before is not None:
             self._positions.update(before.positions)
             self._counts, self._done = Counter(before.counts), before.done
+        plan = self._plan
+        now = look(self._settings, self._replaying, self._left(stop), force_rewrite=plan.force_rewrite, told=told)
+        check_set(plan, now, done=self._done)
+        check_fates(plan, now, done=self._done, begun=before is not None)
         return before
 
-    def apply(self, pace: Pace, stop: Callable[[], bool], told: Told) -> Ended:
-        """Apply what is left, until it is done, a stop is asked for, or an error comes that was not foreseen."""
+    def apply(self, pace: Pace, stop: Stop, told: Told) -> Ended:
+        """Apply what is left, until it is done, a stop is asked for, or an error comes that was not foreseen.
+
+        A system that is away, or refuses, ends it as paused, with the reason.
+        """
+        try:
+            try:
+                return self._carry_out(pace, stop, told)
+            except StoppedError:
+                return self._ended(PAUSED, None)
+        except KNOWN as error:
+            return self._interrupted(message(error))
+
+    def _carry_out(self, pace: Pace, stop: Stop, told: Told) -> Ended:
         self._save(RUNNING)
-        saved_s = started_s = time.monotonic()
-        done_before = self._done
-        for chunk in _staged(self._left(), pace):
+        saved_s = seen_s = time.monotonic()
+        brake = Brake(pace.events_per_s, stop)
+        for chunk in staged(self._left(stop), pace, lambda record: self._plan.writes(raw_id(record))):
+            brake.wait(len(chunk))
+            if stop():
+                return self._ended(PAUSED, None)
+            if time.monotonic() - seen_s >= SAVE_EVERY_S:
+                if not self._hold.is_held():
+                    return self._interrupted(_LOST)
+                seen_s = time.monotonic()
             self._settle(chunk)
             told(len(chunk))
             if self._unforeseen is not None:
                 return self._ended(STOPPED, self._unforeseen)
-            if stop():
-                return self._ended(PAUSED, None)
             if time.monotonic() - saved_s >= SAVE_EVERY_S:
                 self._save(RUNNING)
                 saved_s = time.monotonic()
-            if pace.events_per_s is not None:
-                ahead_s = (self._done - done_before) / pace.events_per_s - (time.monotonic() - started_s)
-                time.sleep(max(0.0, ahead_s))
         return self._ended(FINISHED, None)
 
-    def _left(self) -> Iterator[Record]:
+    def _left(self, stop: Stop) -> Iterator[Record]:
         left = [
             dataclasses.replace(one, start=self._positions.get((one.topic, one.partition), one.start))
             for one in self._plan.spans
         ]
-        return _selected(self._source.records, self._plan.selection, left)
+        return _selected(self._source, self._plan.selection, left, stop)
 
     def _settle(self, chunk: Sequence[Record]) -> None:
         looked = look_up(self._replaying.target.known, chunk)
-        self._counts[DUPLICATE] += sum(one.is_known for one in looked)
+        # Of a chunk that is interrupted nothing counts: it comes again, and what it has settled is duplicate then.
+        counts = Counter({DUPLICATE: sum(one.is_known for one in looked)})
         fresh: list[Event] = []
         settled: list[Event] = []
         for one in looked:
@@ -182,27 +204,41 @@ class Replay:
             try:
                 (settled if one.is_known else fresh).append(decoded(one.record, self._settings.record_bytes_max))
             except EventError:
-                self._counts[UNREADABLE] += not one.is_known
+                counts[UNREADABLE] += not one.is_known
         if fresh:
             clock = lambda: dt.datetime.now(dt.UTC)  # noqa: E731 - a value like the others
             parts = self._replaying
             for settlement in settle_events(parts.target, parts.marker, fresh, (), clock=clock):
-                self._counted(settlement.outcome)
-        if settled:
-            repairs = differing(self._replaying.rehearsal, settled)
-            wanted = [one for one in settled if one.key in repairs.differences and repairs.seqs[one.key] == one.seq]
-            for outcome in rewrite_each(self._replaying.target, wanted).values():
-                self._counts[DUPLICATE] -= 1
-                self._counted(outcome, applied=REWRITE)
+                self._count(counts, settlement.outcome)
+        for start in range(0, len(settled), REHEARSED):
+            self._repair(settled[start : start + REHEARSED], counts)
+        self._counts.update(counts)
         for record in chunk:
             self._positions[record.topic, record.partition] = record.offset + 1
         self._done += len(chunk)
 
-    def _counted(self, outcome: Outcome, applied: str = "applied") -> None:
+    def _repair(self, settled: Sequence[Event], counts: Counter[str]) -> None:
+        repairs = differing(self._replaying.rehearsal, settled)
+        wanted = [one for one in settled if one.key in repairs.differences and repairs.seqs[one.key] == one.seq]
+        for outcome in rewrite_each(self._replaying.target, wanted).values():
+            counts[DUPLICATE] -= 1
+            self._count(counts, outcome, applied=REWRITE)
+
+    def _count(self, counts: Counter[str], outcome: Outcome, applied: str = "applied") -> None:
         words = {Applied: applied, Duplicate: DUPLICATE, Stale: "stale", Waiting: "waiting", Failed: "failed"}
-        self._counts[words[type(outcome)]] += 1
+        counts[words[type(outcome)]] += 1
         if isinstance(outcome, Failed) and outcome.error_class.value not in self._foreseen and not self._unforeseen:
             self._unforeseen = f"{outcome.error_class.value}: {outcome.message}"
+
+    def _interrupted(self, reason: str) -> Ended:
+        """End as paused, as far as the ledger still takes it: it may be what is away."""
+        try:
+            # Somebody else may be at the plan by now, and further.
+            if self._hold.is_held():
+                self._save(PAUSED)
+        except sa.exc.DBAPIError as error:
+            reason = f"{reason} (and the end is not noted: {message(error)})"
+        return Ended(PAUSED, self._done, self._counts, reason)
 
     def _ended(self, state: str, reason: str | None) -> Ended:
         self._save(state)
@@ -220,17 +256,8 @@ class Replay:
         )
 
 
-def _selected(read: Records, selection: Selection, found: Sequence[Span]) -> Iterator[Record]:
-    records = merged(read, found)
+def _selected(source: Source, selection: Selection, found: Sequence[Span], stop: Stop) -> Iterator[Record]:
+    records = until(stop, merged(source.records, found))
     if not selection.entity_ids and selection.is_whole:
         return records
     return (record for record in records if selection.matches(record))
-
-
-def _staged(records: Iterator[Record], pace: Pace) -> Iterator[Sequence[Record]]:
-    size = LOOKED_UP if pace.events_per_s is None else max(1, min(LOOKED_UP, int(pace.events_per_s)))
-    for stage in CANARY if pace.canary else ():
-        # Never more than one chunk: each stage is over before the next one begins.
-        if first := next(chunks(records, stage), None):
-            yield first
-    yield from chunks(records, size)

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import sqlalchemy as sa
 import typer
 
 import consumer.bootstrap
 from connectors.outbox import EntityType, TargetSystem
 from operations.bootstrap import wired_replay
 from operations.config import OperationsSettings
-from operations.errors import PlanChangedError, ReplayError
-from operations.failures import FOUND
+from operations.errors import PlanChangedError, ReplayError, StoppedError
+from operations.failures import FOUND, message
 from operations.progress import bar
 from operations.recovery_ledger import ABORTED, FINISHED, PAUSED, STOPPED, WHY_CHARACTERS_MAX, RecoveryLedger
-from operations.replay import COMMAND, Pace, Replay, make_plan
-from operations.replay_plan import FAIL, UNREADABLE, WAIT, Plan, read_plan
+from operations.replay import COMMAND, Ended, Replay, make_plan
+from operations.replay_file import new_file, plan_text, read_plan
+from operations.replay_pace import Pace
+from operations.replay_plan import FAIL, UNREADABLE, WAIT, Plan
 from operations.replay_selection import Selection
 from operations.replay_sources import source_named
 from operations.replay_view import ended_words, plan_lines, run_words
@@ -66,13 +71,16 @@ def plan(
         offset_from=from_offset,
         offset_to=to_offset,
     )
-    settings = OperationsSettings.read()
-    source = source_named(settings, archive)
-    with wired_replay() as parts, bar("looking", None, hidden=as_json) as told:
-        made = make_plan(settings, parts, source, selection, force_rewrite=force_rewrite, told=told)
-    path = output or Path(f"replay-{made.plan_id}.json")
-    made.write(path)
-    RecoveryLedger(settings).note(COMMAND, made.plan_id, "planned", detail=f"{len(made.forecast.ids)} events")
+    settings, plan_id = OperationsSettings.read(), str(uuid.uuid4())
+    path = output or Path(f"replay-{plan_id}.json")
+    with new_file(path) as write, _stoppable("stopped; nothing was changed, and no plan was written") as stop:
+        source = source_named(settings, archive)
+        with wired_replay() as parts, bar("looking", None, hidden=as_json) as told:
+            made = make_plan(
+                settings, parts, source, selection, plan_id=plan_id, force_rewrite=force_rewrite, stop=stop, told=told
+            )
+        write(plan_text(made))
+        RecoveryLedger(settings).note(COMMAND, plan_id, "planned", detail=f"{len(made.forecast.ids)} events")
     if as_json:
         typer.echo(json.dumps(_mapping(made, path), indent=2))
     else:
@@ -99,22 +107,23 @@ def apply(
     ledger = RecoveryLedger(settings)
     events = len(made.forecast.ids)
     with (
-        ledger.alone(made.plan_id),
-        consumer.bootstrap.stop_signal() as stop,
+        ledger.alone(made.plan_id) as hold,
+        _stoppable("stopped while checking; nothing was changed since the last apply") as stop,
         wired_replay() as replaying,
     ):
-        replay = Replay(settings, replaying, source_named(settings, made.source), made, ledger)
+        source = source_named(settings, made.source)
+        replay = Replay(settings, replaying, source, made, ledger=ledger, hold=hold)
         try:
-            with bar("checking", events, hidden=as_json) as told:
-                before = replay.check(_until(stop.is_set, told))
+            with bar("checking", None, hidden=as_json) as told:
+                before = replay.check(stop, told)
         except PlanChangedError as error:
             ledger.note(COMMAND, made.plan_id, "refused", why=reason, detail=str(error))
             raise
         ledger.note(COMMAND, made.plan_id, "started" if before is None else "resumed", why=reason)
         with bar("applying", events, hidden=as_json) as told:
             told(0 if before is None else before.done)
-            ended = replay.apply(Pace(canary=canary, events_per_s=rate), stop.is_set, told)
-        ledger.note(COMMAND, made.plan_id, ended.state, why=reason, detail=ended.reason or f"{ended.done} events")
+            ended = replay.apply(Pace(canary=canary, events_per_s=rate), stop, told)
+        _note_end(ledger, made.plan_id, ended, reason)
     if as_json:
         counts = {word: count for word, count in ended.counts.items() if count}
         told_end = {"state": ended.state, "done": ended.done, "counts": counts, "reason": ended.reason}
@@ -155,29 +164,41 @@ def show(plan_file: PlanFile, *, as_json: AsJson = False) -> None:
     made = read_plan(plan_file)
     ledger = RecoveryLedger(OperationsSettings.read())
     run, actions = ledger.run(made.plan_id), ledger.actions(COMMAND, made.plan_id, 100)
+    under_way = ledger.is_held(made.plan_id)
     if as_json:
-        state = None if run is None else {"state": run.state, "done": run.done, "counts": dict(run.counts)}
+        counts = {} if run is None else dict(run.counts)
+        state = None if run is None else {"state": run.state, "done": run.done, "counts": counts}
         history = [
             {"action": one.action, "operator": one.operator, "why": one.why, "detail": one.detail,
              "taken_at": one.taken_at.isoformat()}
             for one in actions
         ]  # fmt: skip
-        typer.echo(json.dumps({**_mapping(made, plan_file), "run": state, "actions": history}, indent=2))
+        shown = {**_mapping(made, plan_file), "run": state, "under_way": under_way, "actions": history}
+        typer.echo(json.dumps(shown, indent=2))
         return
-    for line in (*plan_lines(made), run_words(run, plan_file)):
+    for line in (*plan_lines(made), run_words(run, plan_file, under_way=under_way)):
         typer.echo(line)
     for one in reversed(actions):
         words = [f"{one.taken_at:%Y-%m-%d %H:%M:%S} {one.action} by {one.operator}", one.why or "", one.detail or ""]
         typer.echo(": ".join(word for word in words if word))
 
 
-def _until(stop: Callable[[], bool], told: Callable[[int], None]) -> Callable[[int], None]:
-    def checked(count: int) -> None:
-        if stop():
-            raise ReplayError("stopped while checking; nothing was changed since the last apply")
-        told(count)
+@contextlib.contextmanager
+def _stoppable(words: str) -> Iterator[Callable[[], bool]]:
+    """Give what tells whether a signal has come; a look that one stops ends with these words."""
+    with consumer.bootstrap.stop_signal() as stop:
+        try:
+            yield stop.is_set
+        except StoppedError:
+            raise ReplayError(words) from None
 
-    return checked
+
+def _note_end(ledger: RecoveryLedger, plan_id: str, ended: Ended, why: str) -> None:
+    try:
+        ledger.note(COMMAND, plan_id, ended.state, why=why, detail=ended.reason or f"{ended.done} events")
+    except sa.exc.DBAPIError as error:
+        # How it ended is still to be told, and mostly just this is why.
+        typer.echo(f"! the end could not be noted in the ledger: {message(error)}", err=True)
 
 
 def _reason(why: str) -> str:
@@ -199,8 +220,8 @@ def _mapping(made: Plan, path: Path) -> dict[str, Any]:
             for (error_class, message), count in made.forecast.failures.most_common()
         ],
         "sample": [
-            {"entity_type": one.entity_type, "entity_id": one.entity_id, "new": one.is_new, "columns": one.columns}
-            for one in made.forecast.sample
+            {"entity_type": entity_type, "entity_id": entity_id, "new": columns is None, "columns": columns or ()}
+            for (entity_type, entity_id), columns in made.forecast.sample.items()
         ],
         "limits_hit": list(made.limits_hit),
         "estimate_s": round(made.estimate_s, 1),

@@ -11,27 +11,29 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, assert_never
 
 from connectors.events import EntityKey, Event, EventError, decode_record
-from consumer.apply import apply_events
+from consumer.apply import RACES_MAX, apply_events
 from consumer.openemr.rehearsal import Difference, RehearsalTarget
 from consumer.outcome import Applied, Duplicate, Failed, Outcome, Stale, Waiting
-from consumer.ports import Record, RefusedError, Target
+from consumer.ports import RaceError, Record, RefusedError, Target, TransientError
 from consumer.rewriting import rewrite
 from operations.replay_plan import (
     DUPLICATE,
     FAIL,
     REWRITE,
-    SAMPLE_MAX,
     STALE,
     UNCHANGED,
     UNREADABLE,
     WAIT,
     WRITE,
+    EntityName,
     Forecast,
-    SampleChange,
 )
 
 LOOKED_UP: Final = 500
 """Events that the ledger is asked for at once."""
+
+PRINT_BYTES: Final = 8
+"""Of an event in a plan's file: enough to tell one payload from another where nobody forges any."""
 
 REHEARSED: Final = 100
 """Most events of one transaction that will be rolled back, since members of the group wait for its locks."""
@@ -70,11 +72,12 @@ class Forecaster:
         self._force_rewrite = force_rewrite
         self._value_bytes_max = value_bytes_max
         self._ids: list[bytes] = []
+        self._prints: list[bytes] = []
         self._digest = hashlib.blake2b(digest_size=32)
         self._counts: Counter[str] = Counter()
         self._fates: dict[bytes, str] = {}
         self._failures: Counter[tuple[str, str]] = Counter()
-        self._sample: list[SampleChange] = []
+        self._changes: dict[EntityName, tuple[str, ...] | None] = {}
         self._written: set[EntityKey] = set()
 
     def add(self, records: Sequence[Record]) -> None:
@@ -84,7 +87,9 @@ class Forecaster:
             record = one.record
             self._ids.append(one.outbox_id)
             place = f"{record.topic}/{record.partition}/{record.offset}/".encode()
-            self._digest.update(place + one.outbox_id + hashlib.blake2b(record.value or b"", digest_size=16).digest())
+            found = hashlib.blake2b(place + one.outbox_id + (record.value or b""), digest_size=16).digest()
+            self._prints.append(found[:PRINT_BYTES])
+            self._digest.update(found)
         self._counts[DUPLICATE] += sum(one.is_known for one in looked)
         fresh = self._decoded([one for one in looked if not one.is_known])
         for start in range(0, len(fresh), REHEARSED):
@@ -98,11 +103,12 @@ class Forecaster:
         """Give what was found so far."""
         return Forecast(
             tuple(self._ids),
+            tuple(self._prints),
             self._digest.hexdigest(),
             self._counts,
             self._fates,
             self._failures,
-            tuple(self._sample),
+            self._changes,
         )
 
     def _decoded(self, looked: Sequence[Looked]) -> Sequence[Event]:
@@ -122,7 +128,8 @@ class Forecaster:
         differences = self._rehearsal.differences()
         for one in settled:
             self._note(one.event.outbox_id.bytes, self._fate(one.event.key, one.outcome, differences))
-        self._look_closer(differences)
+        written = {one.event.key for one in settled if isinstance(one.outcome, Applied)}
+        self._note_changes({key: one for key, one in differences.items() if key in written})
 
     def _fate(self, key: EntityKey, outcome: Outcome, differences: Mapping[EntityKey, Difference]) -> str:
         match outcome:
@@ -155,13 +162,16 @@ class Forecaster:
                 self._renote(event, FAIL)
             elif event.key in found.differences and found.seqs.get(event.key) == event.seq:
                 self._renote(event, REWRITE)
-        self._look_closer(found.differences)
+        self._note_changes({key: one for key, one in found.differences.items() if key not in found.failed})
 
-    def _look_closer(self, differences: Mapping[EntityKey, Difference]) -> None:
+    def _note_changes(self, differences: Mapping[EntityKey, Difference]) -> None:
         for key, one in differences.items():
-            if len(self._sample) < SAMPLE_MAX and (one.is_new or one.columns):
-                columns = () if one.is_new else one.columns
-                self._sample.append(SampleChange(key.entity_type.value, key.entity_id, one.is_new, columns))
+            if one.is_new or one.columns:
+                name = key.entity_type.value, key.entity_id
+                before = self._changes.get(name, ())
+                # The events of an entity may be in several chunks, none of which sees what the others would write.
+                is_new = one.is_new or before is None
+                self._changes[name] = None if is_new else tuple(sorted({*(before or ()), *one.columns}))
 
     def _note(self, outbox_id: bytes, fate: str) -> None:
         self._counts[fate] += 1
@@ -195,16 +205,32 @@ def differing(rehearsal: RehearsalTarget, events: Sequence[Event]) -> Repairs:
 
 
 def rewrite_each(target: Target, events: Sequence[Event]) -> Mapping[EntityKey, Applied | Failed]:
-    """Write entities again, and halve what the database refuses until only the guilty one fails."""
+    """Write entities again, and halve what the database refuses until only the guilty one fails.
+
+    Raises:
+        TransientError: the target is away, or another member has won all races; what was written before stays.
+    """
     if not events:
         return {}
     try:
-        return rewrite(target, events)
+        return _rewrite_with_races(target, events)
     except RefusedError as refused:
         if len(events) == 1:
             return {events[0].key: refused.failure}
         half = len(events) // 2
         return {**rewrite_each(target, events[:half]), **rewrite_each(target, events[half:])}
+
+
+def _rewrite_with_races(target: Target, events: Sequence[Event]) -> Mapping[EntityKey, Applied | Failed]:
+    met: Failed | None = None
+    for _ in range(RACES_MAX):
+        try:
+            return rewrite(target, events)
+        except RaceError as race:
+            if race.failure is not None and race.failure == met:
+                raise RefusedError(race.failure.error_class, race.failure.message) from None
+            met = race.failure
+    raise TransientError(f"the consumers won {RACES_MAX} races for the same entities; try again")
 
 
 def decoded(record: Record, value_bytes_max: int) -> Event:

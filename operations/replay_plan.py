@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import datetime as dt
-import json
+import itertools
 from collections import Counter
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias
 
-from operations.errors import PlanChangedError, ReplayError
+from operations.errors import PlanChangedError
 from operations.record_source import Span
 from operations.replay_selection import Selection
 
-FORMAT: Final = 1
 SAMPLE_MAX: Final = 20
-_ID_BYTES: Final = 16
 _SHOWN: Final = 3
 
 DUPLICATE: Final = "duplicate"
@@ -31,15 +27,14 @@ UNREADABLE: Final = "unreadable"
 FATES: Final = (DUPLICATE, STALE, UNCHANGED, WRITE, REWRITE, WAIT, FAIL, UNREADABLE)
 """What would become of an event, in the order in which it is told."""
 
+_SETTLED: Final = frozenset({DUPLICATE, STALE})
+_UNSETTLED: Final = frozenset({WAIT, FAIL, UNREADABLE})
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SampleChange:
-    """What would become of one entity's rows: columns by name, without their values."""
+EntityName: TypeAlias = tuple[str, str]
+"""Entity type and id."""
 
-    entity_type: str
-    entity_id: str
-    is_new: bool
-    columns: tuple[str, ...]
+Changes: TypeAlias = Mapping[EntityName, tuple[str, ...] | None]
+"""By entity the names of the columns that would be written otherwise, never their values; None for a new row."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,16 +42,23 @@ class Forecast:
     """What a look at the events has found.
 
     ids: their outbox ids, 16 bytes each, in the order of the replay; zeros for a record that has none.
-    digest: of places, ids and values, so that two looks at other records differ.
+    prints: digests of place, id and value, 8 bytes each, in the same order; digest: of all of them, as hex.
     fates: by id, of all but the duplicates; failures: how many by error class and message.
+    changes: of all entities whose rows would be made or changed, in the order of the replay.
     """
 
     ids: tuple[bytes, ...]
+    prints: tuple[bytes, ...]
     digest: str
     counts: Counter[str]
     fates: Mapping[bytes, str]
     failures: Counter[tuple[str, str]]
-    sample: tuple[SampleChange, ...]
+    changes: Changes
+
+    @property
+    def sample(self) -> Changes:
+        """The first entities, to be shown."""
+        return dict(itertools.islice(self.changes.items(), SAMPLE_MAX))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,117 +76,80 @@ class Plan:
     estimate_s: float
     forecast: Forecast
 
-    def write(self, path: Path) -> None:
-        """Write the plan as a file of JSON, which holds ids and names and no values; an existing one is kept.
-
-        Raises:
-            ReplayError: the file cannot be written.
-        """
-        try:
-            with path.open("x", encoding="utf-8") as file:
-                json.dump(self._as_mapping(), file, indent=1)
-        except OSError as error:
-            raise ReplayError(f"{path}: {error.strerror}") from None
-
-    def _as_mapping(self) -> dict[str, Any]:
-        forecast = self.forecast
-        return {
-            "format": FORMAT,
-            "plan_id": self.plan_id,
-            "made_at": self.made_at.isoformat(),
-            "made_by": self.made_by,
-            "selection": self.selection.as_mapping(),
-            "source": self.source,
-            "spans": [dataclasses.astuple(one) for one in self.spans],
-            "force_rewrite": self.force_rewrite,
-            "limits_hit": list(self.limits_hit),
-            "estimate_s": round(self.estimate_s, 3),
-            "events": len(forecast.ids),
-            "digest": forecast.digest,
-            "counts": dict(forecast.counts),
-            "failures": [[*reason, count] for reason, count in sorted(forecast.failures.items())],
-            "sample": [dataclasses.asdict(one) for one in forecast.sample],
-            "fates": {one.hex(): fate for one, fate in forecast.fates.items()},
-            "ids_base64": base64.b64encode(b"".join(forecast.ids)).decode(),
-        }
+    def writes(self, outbox_id: bytes) -> bool:
+        """Tell whether the plan expects of an event that it writes a row of OpenEMR's."""
+        return self.forecast.fates.get(outbox_id) in {WRITE, REWRITE}
 
 
-def read_plan(path: Path) -> Plan:
-    """Read a plan's file.
-
-    Raises:
-        ReplayError: it cannot be read, or is none.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["format"] != FORMAT:
-            raise ReplayError(f"{path}: was made by another version; plan again")
-        ids = base64.b64decode(found["ids_base64"])
-        forecast = Forecast(
-            ids=tuple(ids[at : at + _ID_BYTES] for at in range(0, len(ids), _ID_BYTES)),
-            digest=found["digest"],
-            counts=Counter(found["counts"]),
-            fates={bytes.fromhex(one): fate for one, fate in found["fates"].items()},
-            failures=Counter({(one[0], one[1]): one[2] for one in found["failures"]}),
-            sample=tuple(SampleChange(**{**one, "columns": tuple(one["columns"])}) for one in found["sample"]),
-        )
-        return Plan(
-            plan_id=found["plan_id"],
-            made_at=dt.datetime.fromisoformat(found["made_at"]),
-            made_by=found["made_by"],
-            selection=Selection.of(found["selection"]),
-            source=found["source"],
-            spans=tuple(Span(*one) for one in found["spans"]),
-            force_rewrite=found["force_rewrite"],
-            limits_hit=tuple(found["limits_hit"]),
-            estimate_s=found["estimate_s"],
-            forecast=forecast,
-        )
-    except OSError as error:
-        raise ReplayError(f"{path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ReplayError(f"{path}: is no plan of `emrsync replay plan` ({type(error).__name__})") from None
-
-
-def check_set(plan: Plan, now: Forecast) -> None:
-    """Compare the events with those of the plan.
+def check_set(plan: Plan, now: Forecast, *, done: int) -> None:
+    """Compare the events that are left, after so many that are done, with those of the plan.
 
     Raises:
         PlanChangedError: they are others, and how.
     """
-    if plan.forecast.digest == now.digest:
+    ids, prints = plan.forecast.ids[done:], plan.forecast.prints[done:]
+    if (ids, prints) == (now.ids, now.prints):
         return
-    before, after = Counter(plan.forecast.ids), Counter(now.ids)
+    before, after = Counter(ids), Counter(now.ids)
+    differing = [one for one, a, b in zip(ids, prints, now.prints, strict=False) if a != b] if before == after else []
     words = [
         f"{sum(some.values())} events {what} ({', '.join(sorted(one.hex() for one in some)[:_SHOWN])})"
-        for some, what in ((before - after, "are there no more"), (after - before, "were not there"))
+        for some, what in (
+            (before - after, "are there no more"),
+            (after - before, "were not there"),
+            (Counter(differing), "are at other places or have other payloads"),
+        )
         if some
     ]
-    raise PlanChangedError(f"the set has changed: {', '.join(words) or 'places or payloads differ'}; plan again")
+    raise PlanChangedError(f"the set has changed: {', '.join(words)}; plan again")
 
 
-def check_fates(plan: Plan, now: Forecast) -> None:
-    """Compare what would become of the events with what the plan says.
+def check_fates(plan: Plan, now: Forecast, *, done: int, begun: bool) -> None:
+    """Compare what would become of the events that are left, after so many that are done, with what the plan says.
+
+    begun: an earlier run may have settled some of those that are left, and has given their entities other rows than
+    the plan met: then only what is worse than planned, or writes columns that the plan does not name, is a change.
 
     Raises:
         PlanChangedError: it is something else by now, and what.
     """
+    left = set(plan.forecast.ids[done:])
     before, after = plan.forecast.fates, now.fates
     moved: Counter[tuple[str, str]] = Counter()
     example: dict[tuple[str, str], str] = {}
     for one in before.keys() | after.keys():
         pair = before.get(one, DUPLICATE), after.get(one, DUPLICATE)
-        if pair[0] != pair[1]:
+        if one in left and (_is_worse(*pair) if begun else pair[0] != pair[1]):
             moved[pair] += 1
-            example.setdefault(pair, one.hex())
+            example[pair] = min(one.hex(), example.get(pair, one.hex()))
     if moved:
         words = [f"{count} would have ended as {a}, now as {b} (such as {example[a, b]})" for (a, b), count in
                  sorted(moved.items())]  # fmt: skip
         raise PlanChangedError(f"OpenEMR or the ledger has changed since the plan: {'; '.join(words)}; plan again")
-    if before_sample_differs(plan.forecast, now):
-        raise PlanChangedError("OpenEMR's rows have changed since the plan: other columns would be written; plan again")
+    if others := _written_otherwise(plan.forecast.changes, now.changes, begun=begun):
+        raise PlanChangedError(
+            f"OpenEMR's rows have changed since the plan: {len(others)} entities would be written otherwise"
+            f" ({'; '.join(others[:_SHOWN])}); plan again"
+        )
 
 
-def before_sample_differs(before: Forecast, now: Forecast) -> bool:
-    """Tell whether the entities looked at more closely would be written otherwise."""
-    return before.sample != now.sample
+def _is_worse(before: str, after: str) -> bool:
+    return before != after and (after in _UNSETTLED or (before in _SETTLED and after not in _SETTLED))
+
+
+def _written_otherwise(before: Changes, after: Changes, *, begun: bool) -> Sequence[str]:
+    """Name the entities whose rows or columns are others, and these."""
+    found = []
+    for name in [*after, *before.keys() - after.keys()]:
+        entity = " ".join(name)
+        planned, now = before.get(name, ()), after.get(name, ())
+        if planned is None or now is None:
+            # A row that the first part has made is no longer new, and one that it saw removed is.
+            if planned is not now and not begun:
+                found.append(f"{entity}: {'no longer new' if planned is None else 'a new row now'}")
+            continue
+        more, fewer = sorted({*now} - {*planned}), sorted({*planned} - {*now})
+        if more or (fewer and not begun):
+            words = [f"{what} {', '.join(some)}" for what, some in (("also", more), ("no longer", fewer)) if some]
+            found.append(f"{entity}: {' and '.join(words)}")
+    return found

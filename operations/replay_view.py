@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from operations.recovery_ledger import ABORTED, FINISHED, PAUSED, Run
+from operations.recovery_ledger import ABORTED, FINISHED, PAUSED, RUNNING, Run
 from operations.replay import Ended
 from operations.replay_plan import FATES, Plan
 
@@ -32,9 +32,8 @@ def plan_lines(plan: Plan) -> Iterator[str]:
             yield f"{forecast.counts[fate]:>9,} {fate:<11} {_WORDS[fate]}"
     for (error_class, message), count in forecast.failures.most_common():
         yield f"! {count:,} events: {error_class}: {message}"
-    for one in forecast.sample:
-        what = "a new row" if one.is_new else ", ".join(one.columns) or "nothing"
-        yield f"  {one.entity_type} {one.entity_id}: {what}"
+    for (entity_type, entity_id), columns in forecast.sample.items():
+        yield f"  {entity_type} {entity_id}: {'a new row' if columns is None else ', '.join(columns)}"
     for limit in plan.limits_hit:
         yield f"! {limit}"
     yield f"estimated time: {plan.estimate_s:.0f} s at full speed"
@@ -48,15 +47,19 @@ def ended_words(ended: Ended, events: int, path: Path) -> str:
         return done
     again = f"`emrsync replay apply {path} --why ...` goes on here, `emrsync replay abort {path} --why ...` gives it up"
     if ended.state == PAUSED:
-        return f"{done}\npaused; {again}"
+        return f"{done}\npaused; {again}" if ended.reason is None else f"{done}\n! paused: {ended.reason}\n{again}"
     return f"{done}\n! stopped at an error that the plan does not foresee: {ended.reason}\n{again}"
 
 
-def run_words(run: Run | None, path: Path) -> str:
-    """Say how far a plan has come."""
+def run_words(run: Run | None, path: Path, *, under_way: bool) -> str:
+    """Say how far a plan has come; under_way: somebody is at it right now."""
+    again = f"`emrsync replay apply {path} --why ...`"
     if run is None:
-        return f"not applied yet; `emrsync replay apply {path} --why ...` does it"
-    done = f"{run.state}: {run.done:,} of {run.events:,} events done, last at {run.updated_at:%Y-%m-%d %H:%M:%S} UTC"
+        return "an apply of it is checking right now" if under_way else f"not applied yet; {again} does it"
+    done = f"{run.done:,} of {run.events:,} events done, last at {run.updated_at:%Y-%m-%d %H:%M:%S} UTC"
     if run.state in {FINISHED, ABORTED}:
-        return done
-    return f"{done}; `emrsync replay apply {path} --why ...` goes on where it ended, whether it was paused or killed"
+        return f"{run.state}: {done}"
+    if under_way:
+        return f"under way: {done}; Ctrl-C there pauses it"
+    how = "killed, or cut off from the ledger" if run.state == RUNNING else run.state
+    return f"{how}: {done}; {again} goes on where it ended"

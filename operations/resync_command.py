@@ -63,7 +63,8 @@ def command(
         operator.end(begun, abort=abort)
         return
     if begun is not None:
-        operator.say(open_words(begun), {"run": run_mapping(begun)})
+        is_held = operator.is_under_way()
+        operator.say(open_words(begun, is_held=is_held), {"run": run_mapping(begun), "under_way": is_held})
         if apply:
             raise ResyncError("go on with that one, or give it up, before another begins")
         raise typer.Exit(FOUND)

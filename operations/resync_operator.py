@@ -8,7 +8,7 @@ import datetime as dt
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import typer
@@ -20,7 +20,7 @@ from operations.engines import opened
 from operations.errors import ResyncError
 from operations.failures import FOUND
 from operations.progress import bar
-from operations.recovery_ledger import ABORTED, RUNNING, RecoveryLedger
+from operations.recovery_ledger import ABORTED, RUNNING, Hold, RecoveryLedger
 from operations.resync import SLICE_ROWS, Ended, OutboxResync, begin, look
 from operations.resync_checks import check_connector, check_group
 from operations.resync_ledger import ResyncLedger, ResyncRun, Way
@@ -58,6 +58,10 @@ class Operator:
     def say(self, words: str, mapping: dict[str, Any]) -> None:
         """Print for people, or for programs."""
         typer.echo(json.dumps(mapping, indent=2) if self._as_json else words)
+
+    def is_under_way(self) -> bool:
+        """Tell whether somebody is sending again right now."""
+        return self._actions.is_held(COMMAND)
 
     def planned(self, way: Way, selection: ResyncSelection, *, is_answer: bool) -> ResyncRun:
         """Look, say what would be done, which may be the whole answer, and return a run that has not begun."""
@@ -97,12 +101,12 @@ class Operator:
         check_group(self._settings)
         if run.way is Way.OUTBOX:
             check_connector(self._settings)
-        with self._actions.alone(COMMAND), consumer.bootstrap.stop_signal() as stop:
+        with self._actions.alone(COMMAND) as hold, consumer.bootstrap.stop_signal() as stop:
             self._actions.note(COMMAND, run.run_id, action, why=self._why, detail=f"{run.events} events: {run.way}")
             throttle = Throttle.of(self._settings, self._rate, stop.is_set)
             with bar("sending again", run.events, hidden=self._as_json) as told, self._way(run, throttle) as way:
                 told(run.done)
-                ended: Ended = way.carry_out(stop.is_set, told)
+                ended: Ended = way.carry_out(stop.is_set, _while_held(hold, told))
             detail = ended.reason or f"{ended.done} events"
             self._actions.note(COMMAND, run.run_id, ended.state, why=self._why, detail=detail)
         return ended
@@ -134,6 +138,15 @@ class Operator:
             yield resync_tables.TablesResync(application, self.runs, run, throttle, portion=self._slice_rows)
         finally:
             application.close()
+
+
+def _while_held(hold: Hold, told: Callable[[int], None]) -> Callable[[int], None]:
+    def told_while_held(count: int) -> None:
+        told(count)
+        if not hold.is_held():
+            raise ResyncError("the connection to OpenEMR's server that kept others from a resync was lost")
+
+    return told_while_held
 
 
 def run_mapping(run: ResyncRun) -> dict[str, Any]:

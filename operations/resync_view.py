@@ -42,9 +42,10 @@ def tables_lines(counts: Counter[str], events_per_s: float) -> Iterator[str]:
     )
 
 
-def open_words(run: ResyncRun) -> str:
-    """Say where a resync is that has not ended."""
-    state = "under way, or was killed" if run.state == RUNNING else run.state
+def open_words(run: ResyncRun, *, is_held: bool | None = None) -> str:
+    """Say where a resync is that has not ended; is_held: whether somebody is at it right now, None if nobody asked."""
+    words = {True: "under way", False: "not under way any more: it was killed, or cut off", None: "under way or killed"}
+    state = words[is_held] if run.state == RUNNING or is_held else run.state
     under_way = run.place.get("slice")
     within = f", {len(under_way['seqs'])} more were under way" if under_way else ""
     return (
