@@ -44,7 +44,11 @@ def tables_lines(counts: Counter[str], events_per_s: float) -> Iterator[str]:
 
 def open_words(run: ResyncRun, *, is_held: bool | None = None) -> str:
     """Say where a resync is that has not ended; is_held: whether somebody is at it right now, None if nobody asked."""
-    words = {True: "under way", False: "not under way any more: it was killed, or cut off", None: "under way or killed"}
+    words = {
+        True: "under way",
+        False: "not under way any more: it was cut off, or was killed",
+        None: "under way, or was killed",
+    }
     state = words[is_held] if run.state == RUNNING or is_held else run.state
     under_way = run.place.get("slice")
     within = f", {len(under_way['seqs'])} more were under way" if under_way else ""

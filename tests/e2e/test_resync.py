@@ -177,7 +177,7 @@ def test_a_resync_that_was_killed_before_its_signal_asks_when_it_goes_on(
 
 @pytest.mark.parametrize(
     ("number", "word"),
-    [(signal.SIGKILL, "under way, or was killed"), (signal.SIGINT, "paused")],
+    [(signal.SIGKILL, "not under way any more: it was cut off, or was killed"), (signal.SIGINT, "paused")],
     ids=["killed", "stopped"],
 )
 def test_a_resync_that_ended_after_its_signal_waits_for_it_when_it_goes_on(

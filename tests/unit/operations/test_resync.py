@@ -178,8 +178,8 @@ def test_words_say_where_a_resync_is_and_what_comes_next() -> None:
     assert "a resync from the outbox is under way: 4 of 10 events done, 2 more were under way" in (
         open_words(RUN, is_held=True)
     )
-    assert "is not under way any more: it was killed, or cut off: 4 of 10" in open_words(RUN, is_held=False)
-    assert "is under way or killed: 4 of 10" in open_words(RUN)
+    assert "is not under way any more: it was cut off, or was killed: 4 of 10" in open_words(RUN, is_held=False)
+    assert "is under way, or was killed: 4 of 10" in open_words(RUN)
     assert ended_words(Ended(FINISHED, 10), RUN) == "10 of 10 events sent again"
     assert ended_words(Ended(FINISHED, 10, "3 refused"), RUN).endswith("\n! 3 refused")
     assert "\npaused\n`emrsync resync --resume" in ended_words(Ended(PAUSED, 4), RUN)
