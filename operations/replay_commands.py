@@ -34,6 +34,9 @@ app = typer.Typer(no_args_is_help=True)
 PlanFile = Annotated[Path, typer.Argument(help="The file that `replay plan` has written.")]
 Why = Annotated[str, typer.Option("--why", help="Kept with your name for those who come later; no patient data.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+ForceRewrite = Annotated[
+    bool, typer.Option("--force-rewrite", help="Also write entities again whose rows differ from their newest event.")
+]
 Time = Annotated[dt.datetime | None, typer.Option(parser=dt.datetime.fromisoformat, metavar="TIME")]
 
 
@@ -50,10 +53,7 @@ def plan(
     partition: Annotated[int | None, typer.Option(min=0, help="Only this partition.")] = None,
     from_offset: Annotated[int | None, typer.Option(min=0, help="From this offset of the partition on.")] = None,
     to_offset: Annotated[int | None, typer.Option(min=0, help="Before this offset of the partition.")] = None,
-    force_rewrite: Annotated[
-        bool,
-        typer.Option("--force-rewrite", help="Also write entities again whose rows differ from their newest event."),
-    ] = False,
+    force_rewrite: ForceRewrite = False,
     archive: Annotated[str | None, typer.Option(help="Read this archive instead of the topics.")] = None,
     output: Annotated[Path | None, typer.Option(help="Where the plan goes; replay-ID.json when left out.")] = None,
     as_json: AsJson = False,
