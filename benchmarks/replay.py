@@ -92,7 +92,7 @@ def _measure(clinic: Clinic, events: int) -> None:
 
 
 def _rows_changed(connection: sa.Connection, database: str) -> int:
-    """Ask the server itself: its counters hold for all tables, and for writes that leave a row as it was."""
+    """Ask the server itself, which counts the rows that are written in every table, whoever writes them."""
     counted = sa.text("SELECT SUM(rows_changed) FROM information_schema.table_statistics WHERE table_schema = :name")
     return int(connection.scalar(counted, {"name": database}) or 0)
 
