@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import os
 import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 from typing import Final
 
 import typer
@@ -52,9 +50,11 @@ SECTIONS: Final = (
     Section("demo", "operations.demo_command", "All of it, on real servers and simulated patients.", group=False),
 )
 
+INTERRUPTED: Final = 128 + signal.SIGINT
+
 _HELP: Final = """Clinical records from an application's outbox into OpenEMR.
 
-Exit code 0: fine. 1: something was found or failed. 2: wrong use or a setting is missing.
+Exit code 0: fine. 1: something was found or failed. 2: wrong use or a setting is missing. 130: interrupted.
 Settings are EMRSYNC_… variables or a .env file."""
 
 
@@ -80,26 +80,33 @@ def build(arguments: Sequence[str]) -> typer.Typer:
 
 def main() -> None:
     """Run a command; what may go wrong on any day ends in one message on standard error, not in a traceback."""
-    if os.getpid() == 1:
-        # The kernel gives the first process of a container only the signals that it catches. Services catch it
-        # themselves once they run; until then, and for all other commands, this does.
-        signal.signal(signal.SIGTERM, _end)
+    # As Ctrl-C, so that what is held is let go; a command that finishes what is in hand has handlers of its own.
+    # And the kernel gives the first process of a container only the signals that it catches.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         build(sys.argv[1:])()
-    except SystemExit:
-        raise  # the end of every command; the errors below need not be loaded for it
+    except KeyboardInterrupt:
+        sys.exit(_interrupted())
+    except SystemExit as ended:
+        # The end of every command; the errors below need not be loaded for it.
+        if ended.code == INTERRUPTED:
+            _interrupted()
+        raise
     except importlib.import_module("operations.failures").KNOWN as error:
         failures = importlib.import_module("operations.failures")
         typer.echo(f"error: {failures.message(error)}", err=True)
         sys.exit(failures.exit_code(error))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupted() -> int:
+    typer.echo("interrupted; what was done until then stays done, and the same command may be run again", err=True)
+    return INTERRUPTED
 
 
 def _root() -> None:
     """Hold the sections together."""
-
-
-def _end(number: int, _frame: FrameType | None) -> None:
-    sys.exit(128 + number)  # as a shell tells of a process that a signal has ended
 
 
 def _not_loaded() -> None:

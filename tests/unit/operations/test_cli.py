@@ -105,6 +105,24 @@ def test_a_url_that_is_none_does_not_show_its_password(
     assert "hunter2" not in shown
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_a_signal_ends_says_so_in_one_line(number: signal.Signals) -> None:
+    """Any command that has no way of its own to stop; code 130, whoever has sent the signal."""
+    script = (
+        "import os, sys, operations.cli as cli; "
+        f"cli._not_loaded = lambda: os.kill(os.getpid(), {int(number)}) or print('went on'); "
+        "sys.argv = ['emrsync', 'status']; "
+        "cli.build = lambda _words, build=cli.build: build([]); cli.main()"
+    )
+
+    done = subprocess.run(
+        ["env", "--default-signal=INT,TERM", sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (cli.INTERRUPTED, "")
+    assert done.stderr == ("interrupted; what was done until then stays done, and the same command may be run again\n")
+
+
 def test_the_stack_section_has_every_command_of_the_stack() -> None:
     """`up` is another one, which also provisions; a command added to the stack appears by itself."""
     assert _names(stack_commands.app) == _names(stack.cli.app)
@@ -147,7 +165,7 @@ def test_the_first_process_of_a_container_ends_by_sigterm(tmp_path: Path) -> Non
             accepted, _ = silent.accept()
             process.send_signal(signal.SIGTERM)
             try:
-                assert process.wait(timeout=3) == 143
+                assert process.wait(timeout=3) == cli.INTERRUPTED
             finally:
                 process.kill()
                 accepted.close()
