@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+import consumer.bootstrap
 from connectors.topics import entity_topics
-from operations.archive import archive_topics, verify
+from operations.archive import Archiving, Verification
 from operations.archive_store import ArchiveStore
 from operations.config import OperationsSettings
+from operations.deeds import STOPPED, Deed, remembered
 from operations.failures import FOUND
 from operations.kafka import KafkaAdmin
 from operations.progress import bar
@@ -28,31 +30,49 @@ def run(place: Place, *, as_json: AsJson = False) -> None:
     settings = OperationsSettings.read()
     kafka = KafkaAdmin(settings.text("kafka_bootstrap_servers"))
     ledger = RecoveryLedger(settings)
-    with ledger.alone("archive"), bar("archiving", None, hidden=as_json) as told:
-        done = archive_topics(kafka, ArchiveStore(place), entity_topics(settings.topic_prefix), told)
+    archiving = Archiving(kafka, ArchiveStore(place))
+    with consumer.bootstrap.stop_signal() as stop, ledger.alone("archive"):
+        deed = Deed(stop.is_set, "archived")
         # The end of a long place tells more than its beginning.
-        lost = f", lost before: {', '.join(done.lost)}" if done.lost else ""
-        ledger.note("archive", place[-100:], "archived", detail=f"{done.records} records in {done.files} files{lost}")
+        with remembered(ledger, "archive", place[-100:], deed), bar("archiving", None, hidden=as_json) as told:
+            for count in archiving.portions(entity_topics(settings.topic_prefix)):
+                told(count)
+                deed.detail = f"{archiving.records} records in {archiving.files} files"
+                if deed.is_stopped():
+                    break
+            if archiving.lost:
+                deed.detail += f", lost before: {', '.join(archiving.lost)}"
+    stopped, lost = deed.ended == STOPPED, archiving.lost
     if as_json:
-        typer.echo(json.dumps({"records": done.records, "files": done.files, "lost": list(done.lost)}, indent=2))
+        found = {"records": archiving.records, "files": archiving.files, "lost": lost, "stopped": stopped}
+        typer.echo(json.dumps(found, indent=2))
     else:
-        typer.echo(f"{done.records:,} records archived in {done.files} files")
-        for one in done.lost:
+        typer.echo(f"{archiving.records:,} records archived in {archiving.files} files")
+        for one in lost:
             typer.echo(f"! {one} were gone before they were archived; archive more often than the topics drop records")
-    if done.lost:
+        if stopped:
+            typer.echo("stopped; these records are in the archive, and the same command goes on with the others")
+    if lost or stopped:
         raise typer.Exit(FOUND)
 
 
 @app.command("verify")
 def check(place: Place, *, as_json: AsJson = False) -> None:
     """Read the whole archive, and say what is wrong with it; exit code 1 when something is."""
-    with bar("verifying", None, hidden=as_json) as told:
-        records, faults = verify(ArchiveStore(place), told)
+    checked = Verification(ArchiveStore(place))
+    stopped = False
+    with consumer.bootstrap.stop_signal() as stop, bar("verifying", None, hidden=as_json) as told:
+        for count in checked.portions():
+            told(count)
+            if stopped := stop.is_set():
+                break
     if as_json:
-        typer.echo(json.dumps({"records": records, "faults": list(faults)}, indent=2))
+        typer.echo(json.dumps({"records": checked.records, "faults": checked.faults, "stopped": stopped}, indent=2))
     else:
-        typer.echo(f"{records:,} records read, {len(faults)} faults")
-        for fault in faults:
+        typer.echo(f"{checked.records:,} records read, {len(checked.faults)} faults")
+        for fault in checked.faults:
             typer.echo(f"! {fault}")
-    if faults or not records:
+        if stopped:
+            typer.echo("stopped before the end; a check changes nothing, and the same command begins again")
+    if checked.faults or stopped or not checked.records:
         raise typer.Exit(FOUND)

@@ -26,6 +26,19 @@ class Span:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Gap:
+    """Offsets, from start to before end, that a source lacks behind its first record.
+
+    after_ms and before_ms are the times of the records around it, None where there is none.
+    """
+
+    start: int
+    end: int
+    after_ms: int | None
+    before_ms: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Kept:
     """What a source holds of one partition; oldest_ms is the time of its first record, None when it holds none.
 
@@ -35,6 +48,7 @@ class Kept:
     span: Span
     oldest_ms: int | None
     complete: bool
+    gaps: tuple[Gap, ...] = ()
 
 
 Records: TypeAlias = Callable[[Span], Iterator[Record]]

@@ -11,7 +11,7 @@ from connectors.outbox import EntityType, TargetSystem
 from consumer.ports import Record
 from operations.archive import ArchiveSource
 from operations.errors import ReplayError
-from operations.record_source import Kept, Span, TopicSource
+from operations.record_source import Gap, Kept, Span, TopicSource
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,17 +103,45 @@ def limits_hit(selection: Selection, kept: Sequence[Kept]) -> tuple[str, ...]:
     """Say where the source no longer holds all that is asked for."""
     found = []
     for one in kept:
-        if one.complete or (selection.partition is not None and one.span.partition != selection.partition):
+        if selection.partition is not None and one.span.partition != selection.partition:
             continue
-        asked_ms = None if selection.since is None else _ms(selection.since)
-        if asked_ms is not None and one.oldest_ms is not None and one.oldest_ms <= asked_ms:
-            continue
-        if selection.offset_from is not None and selection.offset_from >= one.span.start:
-            continue
-        oldest = "nothing" if one.oldest_ms is None else f"{_time(one.oldest_ms)} and later"
         place = f"{one.span.topic} partition {one.span.partition}"
-        found.append(f"{place}: keeps {oldest}, from offset {one.span.start}; what was before is gone")
+        if not one.complete and _wants_before(selection, one):
+            oldest = "nothing" if one.oldest_ms is None else f"{_time(one.oldest_ms)} and later"
+            found.append(f"{place}: keeps {oldest}, from offset {one.span.start}; what was before is gone")
+        found += [
+            f"{place}: offsets {gap.start} to {gap.end - 1} are missing{_between(gap)}"
+            for gap in one.gaps
+            if _wants(selection, gap)
+        ]
     return tuple(found)
+
+
+def _wants_before(selection: Selection, kept: Kept) -> bool:
+    asked_ms = None if selection.since is None else _ms(selection.since)
+    if asked_ms is not None and kept.oldest_ms is not None and kept.oldest_ms <= asked_ms:
+        return False
+    return selection.offset_from is None or selection.offset_from < kept.span.start
+
+
+def _wants(selection: Selection, gap: Gap) -> bool:
+    """Tell whether what is asked for may be in a gap."""
+    if selection.since is not None and gap.before_ms is not None and gap.before_ms <= _ms(selection.since):
+        return False
+    if selection.until is not None and gap.after_ms is not None and gap.after_ms >= _ms(selection.until):
+        return False
+    if selection.offset_from is not None and selection.offset_from >= gap.end:
+        return False
+    return selection.offset_to is None or selection.offset_to > gap.start
+
+
+def _between(gap: Gap) -> str:
+    times = [
+        f"{word} {_time(at_ms)}"
+        for word, at_ms in (("from after", gap.after_ms), ("to before", gap.before_ms))
+        if at_ms is not None
+    ]
+    return f", {' '.join(times)}" if times else ""
 
 
 def _ms(instant: dt.datetime) -> int:
