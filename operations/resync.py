@@ -153,7 +153,7 @@ class OutboxResync:
                     count = len(under_way.seqs)
                     self._send(under_way, tail, stop)
                     self._save(RUNNING, under_way.seqs[-1], None, done=self._run.done + count)
-                    self._forget_signals()
+                    forget_signals(self._engine)
                     under_way = None
                     told(count)
                     self._throttle.wait(count)
@@ -199,7 +199,7 @@ class OutboxResync:
             self._signal(one.signal_id, sorted(missing))
             self._await(one.signal_id, missing, tail, stop)
             if missing:
-                self._forget_signals()
+                forget_signals(self._engine)
                 one.signal_id = str(uuid.uuid4())
                 self._save(RUNNING, self._run.place["after_seq"], one, done=self._run.done)
         if missing:
@@ -232,7 +232,7 @@ class OutboxResync:
                 return
             if not stopped:
                 # The next part asks again, for what has not come by then.
-                self._forget_signals()
+                forget_signals(self._engine)
             raise ResyncError(
                 f"the connector has not finished a slice of the rows up to seq {max(missing, default=0)}, of which"
                 f" {len(missing)} have not come: see `emrsync connector status`"
@@ -250,11 +250,6 @@ class OutboxResync:
         with self._engine.connect() as connection:
             return set(connection.scalars(sa.select(_OUTBOX.seq).where(_OUTBOX.seq.in_(seqs))))
 
-    def _forget_signals(self) -> None:
-        # All of them: an earlier part may have been killed before it came to this.
-        with self._engine.begin() as connection:
-            connection.execute(sa.delete(sync_signal))
-
     def _save(self, state: str, after_seq: int, under_way: _Slice | None, *, done: int) -> None:
         place = {
             "after_seq": after_seq,
@@ -268,6 +263,12 @@ class OutboxResync:
         self._run = dataclasses.replace(self._run, state=state)
         self._ledger.save(self._run)
         return Ended(state, self._run.done, reason)
+
+
+def forget_signals(engine: sa.Engine) -> None:
+    """Remove all of them: an earlier part may have been killed before it came to this."""
+    with engine.begin() as connection:
+        connection.execute(sa.delete(sync_signal))
 
 
 def _seq(record: Record) -> int:

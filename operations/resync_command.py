@@ -57,6 +57,7 @@ def command(
         seq_to=to_seq,
         every=every,
     )
+    _check_begun(is_begun=resume or abort, is_chosen=from_tables or selection != ResyncSelection())
     operator = Operator(OperationsSettings.read(), rate, slice_rows, why=why.strip(), as_json=as_json)
     begun = operator.runs.open_run()
     if abort or resume:
@@ -85,3 +86,8 @@ def _check_deed(deeds: int, why: str) -> None:
         raise ResyncError("--apply, --resume and --abort exclude each other")
     if deeds and not 0 < len(why) <= WHY_CHARACTERS_MAX:
         raise ResyncError(f"--why: say why, in 1 to {WHY_CHARACTERS_MAX} characters")
+
+
+def _check_begun(*, is_begun: bool, is_chosen: bool) -> None:
+    if is_begun and is_chosen:
+        raise ResyncError("--resume and --abort are about the resync that has begun: leave out what chooses rows")

@@ -16,12 +16,13 @@ import typer
 import consumer.bootstrap
 from operations import resync_tables
 from operations.config import OperationsSettings
+from operations.deeds import Deed, remembered
 from operations.engines import opened
 from operations.errors import ResyncError
 from operations.failures import FOUND
 from operations.progress import bar
 from operations.recovery_ledger import ABORTED, RUNNING, Hold, RecoveryLedger
-from operations.resync import SLICE_ROWS, Ended, OutboxResync, begin, look
+from operations.resync import SLICE_ROWS, Ended, OutboxResync, begin, forget_signals, look
 from operations.resync_checks import check_connector, check_group
 from operations.resync_ledger import ResyncLedger, ResyncRun, Way
 from operations.resync_selection import ResyncSelection
@@ -63,8 +64,13 @@ class Operator:
         """Tell whether somebody is sending again right now."""
         return self._actions.is_held(COMMAND)
 
-    def planned(self, way: Way, selection: ResyncSelection, *, is_answer: bool) -> ResyncRun:
-        """Look, say what would be done, which may be the whole answer, and return a run that has not begun."""
+    def planned(
+        self, way: Way, selection: ResyncSelection, *, is_answer: bool = False, is_part: bool = False
+    ) -> ResyncRun:
+        """Look, say what would be done, which may be the whole answer, and return a run that has not begun.
+
+        Nothing is said when it is part of another command's work, which has its own answer.
+        """
         counts: Counter[Any]
         place: dict[str, Any]
         if way is Way.OUTBOX:
@@ -79,6 +85,8 @@ class Operator:
             lines = "\n".join(tables_lines(counts, self._rate))
         run = ResyncRun(str(uuid.uuid4()), way, selection, RUNNING, counts.total(), 0, place, dt.datetime.now(dt.UTC))
         found = [{"what": key if isinstance(key, str) else list(key), "events": n} for key, n in sorted(counts.items())]
+        if is_part:
+            return run
         if is_answer or not run.events:
             self.say(lines, {"counts": found, "events": run.events, "seconds": round(run.events / self._rate, 1)})
         elif not self._as_json:
@@ -98,18 +106,25 @@ class Operator:
         Raises:
             ResyncError: it could not even begin; nothing was changed.
         """
-        check_group(self._settings)
-        if run.way is Way.OUTBOX:
-            check_connector(self._settings)
+        self.check(run.way)
         with self._actions.alone(COMMAND) as hold, consumer.bootstrap.stop_signal() as stop:
-            self._actions.note(COMMAND, run.run_id, action, why=self._why, detail=f"{run.events} events: {run.way}")
+            deed = Deed(stop.is_set, detail=f"{run.events} events: {run.way}")
             throttle = Throttle.of(self._settings, self._rate, stop.is_set)
-            with bar("sending again", run.events, hidden=self._as_json) as told, self._way(run, throttle) as way:
+            with (
+                remembered(self._actions, COMMAND, run.run_id, deed, begun=action, why=self._why),
+                bar("sending again", run.events, hidden=self._as_json) as told,
+                self._way(run, throttle) as way,
+            ):
                 told(run.done)
                 ended: Ended = way.carry_out(stop.is_set, _while_held(hold, told))
-            detail = ended.reason or f"{ended.done} events"
-            self._actions.note(COMMAND, run.run_id, ended.state, why=self._why, detail=detail)
+                deed.ended, deed.detail = ended.state, ended.reason or f"{ended.done} events"
         return ended
+
+    def check(self, way: Way) -> None:
+        """Raise ResyncError if a run of this way could not even begin."""
+        check_group(self._settings)
+        if way is Way.OUTBOX:
+            check_connector(self._settings)
 
     def end(self, begun: ResyncRun | None, *, abort: bool) -> None:
         """Go on with the run that has begun, or give it up."""
@@ -122,6 +137,10 @@ class Operator:
 
     def _abort(self, run: ResyncRun) -> None:
         with self._actions.alone(COMMAND):
+            if run.way is Way.OUTBOX:
+                # The connector may have taken the signal up already; what it then sends is a duplicate.
+                with opened(self._settings, "source_url") as engine:
+                    forget_signals(engine)
             self.runs.save(dataclasses.replace(run, state=ABORTED))
             detail = f"{run.done} of {run.events} events"
             self._actions.note(COMMAND, run.run_id, ABORTED, why=self._why, detail=detail)

@@ -204,6 +204,56 @@ def test_a_resync_that_ended_after_its_signal_waits_for_it_when_it_goes_on(
     assert Counter({2: 10}) == records(clinic, outbox_ids)
 
 
+def test_a_resync_that_is_given_up_leaves_no_signal_behind(clinic: Chain, consumer: Member, operator: Operator) -> None:
+    """It was killed after its signal; what the connector has read of it already does no harm."""
+    entity_ids, _ = settled_patients(clinic, 10)
+    settings = OperationsSettings.of(clinic.variables)
+    with clinic.source.connect() as holder, connect_client(settings, retry_limit_s=10) as connect:
+        holder.exec_driver_sql("LOCK TABLE sync_signal IN EXCLUSIVE MODE")
+        running = operator.start(*chosen(entity_ids), "--slice", "5", "--apply", *WHY)
+        wait_for(lambda: bool(operator.open_run()), LIMIT_S, operator.open_run)
+        connect.stop(settings.connector_name)
+        holder.rollback()
+        wait_for(lambda: _signals(clinic) == 1, LIMIT_S, lambda: _signals(clinic))
+        running.kill()
+        running.communicate(timeout=LIMIT_S)
+
+        code, told = operator.run("--abort", *WHY)
+
+        assert (0, 0) == (code, _signals(clinic)), told
+        connect.resume(settings.connector_name)
+        wait_for(lambda: connect.status(settings.connector_name).running, LIMIT_S, lambda: None)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda one: one.name)
+def test_a_resync_from_the_tables_that_is_stopped_says_where_it_is_and_goes_on(
+    clinic: Chain, consumer: Member, operator: Operator, number: signal.Signals
+) -> None:
+    """At five a second thirty take six seconds: the signal comes in the middle."""
+    application = build(AppSettings.read(app_url=clinic.variables["EMRSYNC_APP_URL"]))
+    patients = [made.patient() for _ in range(30)]
+    for one in patients:
+        services.create(application.unit_of_work(), EntityType.PATIENT, one)
+    application.close()
+    ids = [str(one["patient_id"]) for one in patients]
+    clinic.wait_settled(ids)
+
+    paced = ("--from-tables", "--every", *chosen(ids), "--slice", "5", "--rate", "5")
+    running = operator.start(*paced, "--apply", *WHY)
+    wait_for(lambda: operator.open_run().get("done", 0) >= 5, LIMIT_S, operator.open_run)
+    running.send_signal(number)
+    said, _ = running.communicate(timeout=LIMIT_S)
+
+    done = operator.open_run()["done"]
+    assert (1, True) == (running.returncode, f"{done} of 30 events sent again\npaused" in said), said
+    assert 5 <= done < 30
+    code, told = operator.run()
+    assert (1, True) == (code, f"a resync from the tables is paused: {done} of 30" in told), told
+    assert (0, "30 of 30 events sent again") == _last_line(operator.run("--resume", *WHY))
+    assert Counter({"resync": 30}) == Counter(row["cause"] for row in clinic.wait_settled(ids) if row["cause"])
+    assert ["started", "paused", "resumed", "finished"] == operator.actions()
+
+
 def test_what_was_purged_is_told_again_from_the_tables(clinic: Chain, consumer: Member, operator: Operator) -> None:
     """Full states as updates, a deleted entity as a delete, once each; OpenEMR has them already and changes nothing."""
     application = build(AppSettings.read(app_url=clinic.variables["EMRSYNC_APP_URL"]))
@@ -250,12 +300,15 @@ def test_a_lost_row_is_sent_again_by_the_connector_when_a_sweep_asks_for_it(
         connection.exec_driver_sql("ALTER PUBLICATION emrsync SET TABLE sync_outbox, sync_signal")
         old = sa.text("UPDATE sync_outbox SET created_at = now() - interval '2 hours' WHERE outbox_id = :id")
         connection.execute(old, {"id": lost})
+    # No later row has come: only the connector's own position tells that it is past this one.
+    code, said = operator.run("--json", command="sweep")
+    assert (1, ["lost"]) == (code, [row["cause"] for row in json.loads(said)["rows"] if row["outbox_id"] == str(lost)])
     settled_patients(clinic, 1)
     assert Counter({0: 1}) == records(clinic, [lost])
 
-    code, said = operator.run("--apply", "--through-connector", *WHY, command="sweep")
+    code, said = operator.run("--apply", "--through-connector", "--json", *WHY, command="sweep")
 
-    assert (0, True) == (code, "1 of 1 events sent again" in said), said
+    assert (0, 1) == (code, json.loads(said)["sent_again"]), said
     assert ["done"] == [row["status"] for row in clinic.wait_settled([patient["patient_id"]])]
     assert Counter({1: 1}) == records(clinic, [lost])
 

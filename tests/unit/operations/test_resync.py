@@ -8,9 +8,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import pytest
 from sqlalchemy import create_mock_engine
+from typer.testing import CliRunner
 
 from connectors.outbox import EntityType, Status
 from consumer.ports import Record
+from operations import cli
 from operations.errors import ResyncError
 from operations.kafka import KafkaAdmin, PartitionLag
 from operations.kafka_tail import KafkaTail
@@ -171,6 +173,18 @@ def test_a_look_says_what_would_be_sent_and_how_long_it_takes() -> None:
     assert "--from-tables" in next(outbox_lines(Looked(Counter(), None, None, 0), 100.0))
     assert list(tables_lines(Counter(patient=3), 1.0))[1].startswith("3 entities get a new event")
     assert "--every" in next(tables_lines(Counter(patient=0), 1.0))
+
+
+@pytest.mark.parametrize("deed", ["--resume", "--abort"])
+@pytest.mark.parametrize(
+    "words", [["--entity-type", "patient"], ["--from-tables"], ["--from-time", "2025-03-01T00:00:00+00:00"]]
+)
+def test_what_chooses_rows_is_refused_where_it_would_be_ignored(deed: str, words: list[str]) -> None:
+    """The resync that has begun has its own selection."""
+    called = CliRunner().invoke(cli.build(["resync"]), ["resync", deed, "--why", "a test", *words])
+
+    assert isinstance(called.exception, ResyncError)
+    assert "leave out what chooses rows" in str(called.exception)
 
 
 def test_words_say_where_a_resync_is_and_what_comes_next() -> None:
