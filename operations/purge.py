@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import sqlalchemy as sa
@@ -29,11 +29,11 @@ _OUTBOX: Final = sync_outbox.c
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Purged:
-    """How many rows were, or in a dry run would be, removed; kept: done rows that are old enough and stay."""
+class Portion:
+    """How many records or rows were looked at, and how many rows were, or in a dry run would be, removed for them."""
 
-    rows: int
-    kept: int
+    read: int
+    removed: int
 
 
 class OutboxPurge:
@@ -52,24 +52,26 @@ class OutboxPurge:
         self._engine = engine
         self._source = source
         self._before = before
+        self._counted: set[int] = set()
 
-    def carry_out(self, *, dry_run: bool, told: Callable[[int], None]) -> Purged:
+    def portions(self, *, dry_run: bool) -> Iterator[Portion]:
         """Go through what topics or archive hold, since only that may go: nothing is asked for row by row.
 
         A row goes if it is done since before the day given, and the ledger has settled it, or has a newer state.
         """
-        removed = 0
         oldest_ms = self._oldest_ms()
         if oldest_ms is None:
-            return Purged(0, 0)
+            return
         for kept in self._source.kept(tuple(EntityType)):
             span = dataclasses.replace(kept.span, start=self._source.offset_at(kept.span, oldest_ms))
             for chunk in chunks(self._source.records(span), ROWS_MAX):
-                removed += self._remove(self._confirmed(look_up(self._target.known, chunk)), dry_run=dry_run)
-                told(len(chunk))
+                ids = self._confirmed(look_up(self._target.known, chunk))
+                yield Portion(len(chunk), self._count(ids) if dry_run else self._remove(ids))
+
+    def old_rows(self) -> int:
+        """Count the rows that are done since before the day given and are there."""
         with self._engine.connect() as connection:
-            old = connection.scalar(sa.select(sa.func.count()).select_from(sync_outbox).where(*self._old())) or 0
-        return Purged(removed, old - removed if dry_run else old)
+            return connection.scalar(sa.select(sa.func.count()).select_from(sync_outbox).where(*self._old())) or 0
 
     def _oldest_ms(self) -> int | None:
         """Return from when on records can be of rows that may go, in ms since 1970; None if there are no such rows."""
@@ -93,23 +95,30 @@ class OutboxPurge:
         last = self._target.watermarks([event.key for event in others])
         return [*found, *(event.outbox_id for event in others if last.get(event.key, -1) >= event.seq)]
 
-    def _remove(self, ids: Sequence[uuid.UUID], *, dry_run: bool) -> int:
+    def _count(self, ids: Sequence[uuid.UUID]) -> int:
+        """Count rows that would go, each once, however often its record was sent."""
         if not ids:
             return 0
-        where = (_OUTBOX.outbox_id.in_(ids), *self._old())
+        asked = sa.select(_OUTBOX.seq).where(_OUTBOX.outbox_id.in_(ids), *self._old())
+        with self._engine.connect() as connection:
+            found = set(connection.scalars(asked)) - self._counted
+        self._counted |= found
+        return len(found)
+
+    def _remove(self, ids: Sequence[uuid.UUID]) -> int:
+        if not ids:
+            return 0
         with self._engine.begin() as connection:
-            if dry_run:
-                return connection.scalar(sa.select(sa.func.count()).select_from(sync_outbox).where(*where)) or 0
-            return connection.execute(sa.delete(sync_outbox).where(*where)).rowcount
+            return connection.execute(sa.delete(sync_outbox).where(_OUTBOX.outbox_id.in_(ids), *self._old())).rowcount
 
     def _old(self) -> tuple[sa.ColumnElement[bool], ...]:
         return _OUTBOX.status == Status.DONE.value, _OUTBOX.processed_at < self._before
 
 
-def purge_ledger(
-    engine: sa.Engine, settings: OperationsSettings, before: dt.datetime, *, dry_run: bool, told: Callable[[int], None]
-) -> int:
-    """Remove settled events of before that time, whose entity's watermark says the same; return how many.
+def ledger_portions(
+    engine: sa.Engine, settings: OperationsSettings, before: dt.datetime, *, dry_run: bool
+) -> Iterator[Portion]:
+    """Remove settled events of before that time, whose entity's watermark says the same.
 
     Such an event that is delivered again is behind its watermark and settles as stale: nothing is written to OpenEMR.
     """
@@ -122,7 +131,7 @@ def purge_ledger(
     remove = sa.text(f"DELETE FROM {schema}.applied_event WHERE outbox_id IN :ids").bindparams(  # noqa: S608 - ours
         sa.bindparam("ids", expanding=True)
     )
-    after, removed = b"", 0
+    after = b""
     while True:
         with engine.begin() as connection:
             values = {"before": before.astimezone(dt.UTC).replace(tzinfo=None), "after": after}
@@ -131,7 +140,6 @@ def purge_ledger(
             for start in range(0, 0 if dry_run else len(unneeded), ROWS_MAX):
                 connection.execute(remove, {"ids": unneeded[start : start + ROWS_MAX]})
         if not rows:
-            return removed
+            return
         after = rows[-1].outbox_id
-        removed += len(unneeded)
-        told(len(rows))
+        yield Portion(len(rows), len(unneeded))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
+from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
 
 from connectors.events import Event
 from connectors.outbox import Operation, sync_outbox
+from operations.errors import KafkaUnreachableError
+from operations.purge import OutboxPurge, Portion
 from tests import clinic as made
 from tests.integration.consumer.openemr.sites import Site
+from tests.integration.operations.letters import make_topics, remove_topics
 from tests.integration.operations.replay_world import ReplayWorld
 
 
@@ -54,11 +58,16 @@ def test_each_old_pending_row_is_explained_and_the_lost_ones_are_settled(world: 
 
     assert {"lost": 2, "unmarked": 1, "coming": 1, "unread": 1} == swept["counts"]
     assert {"applied": 2, "duplicate": 1} == swept["settled"]
+    needing = [*((one, "lost") for one in lost), *((one, "unmarked") for one in unmarked), (unread, "unread")]
+    assert [(str(one.outbox_id), one.key.entity_type.value, one.key.entity_id, cause) for one, cause in needing] == [
+        (row["outbox_id"], row["entity_type"], row["entity_id"], row["cause"]) for row in swept["rows"]
+    ]
     assert {"done"} == {world.status(one) for one in (*lost, *unmarked)}
     assert {"pending"} == {world.status(one) for one in (*coming, unread, young)}
     again = world.run("sweep")
-    assert (0, 0) == (again.code, again.out.count("lost"))
+    assert (1, 0, 1) == (again.code, again.out.count(": lost"), again.out.count(": unread"))
     assert {"applied": 1} == world.json("sweep", "--unread-too", "--apply", "--why", "no connector")["settled"]
+    assert 0 == world.run("sweep").code
     world.send(lost)
     world.drain()
     assert {"done"} == {world.status(one) for one in (*lost, *coming, unread)}
@@ -80,12 +89,71 @@ def test_only_what_is_done_confirmed_and_held_elsewhere_leaves_the_outbox(world:
     before = there(world)
 
     counted = world.json("purge")
-    assert ({"removed": False, "rows": 2, "kept": 2, "ledger_rows": None}, before) == (counted, there(world))
+    found = {"rows": 2, "kept": 2, "ledger_rows": None, "stopped": False}
+    assert ({"removed": False, **found}, before) == (counted, there(world))
     removed = world.json("purge", "--apply", "--why", "monthly")
 
-    assert {"removed": True, "rows": 2, "kept": 2, "ledger_rows": None} == removed
+    assert {"removed": True, **found} == removed
     stay = {one.outbox_id for one in (waiting, young, failed, *pending, *unconfirmed, *unheld)}
     assert stay == there(world)
+
+
+def test_a_row_that_was_sent_several_times_is_counted_once(world: ReplayWorld) -> None:
+    """As after a resync, in another chunk than at first."""
+    events = world.happened(*(made.patient() for _ in range(600)))
+    world.send(events)
+    change(world, *events, processed_at=dt.datetime.now(dt.UTC) - dt.timedelta(days=40))
+
+    counted = world.json("purge")
+    removed = world.json("purge", "--apply", "--why", "monthly")
+
+    assert [(600, 0), (600, 0)] == [(one["rows"], one["kept"]) for one in (counted, removed)]
+
+
+def test_rows_are_lost_and_not_unread_when_their_topic_is_empty_and_the_site_is_quiet(
+    world: ReplayWorld, site: Site
+) -> None:
+    """By a mark or the ledger of a later row; a topic that was made anew tells nothing."""
+    lost = world.write(made.patient())
+    [later] = world.happened(made.patient())
+    change(world, *lost, created_at=dt.datetime.now(dt.UTC) - dt.timedelta(days=40))
+    remove_topics(world.clinic.admin, [world.clinic.topic(later)])
+    make_topics(world.clinic.servers, world.clinic.prefix)
+
+    assert {"lost": 1} == world.json("sweep")["counts"]
+    with world.admin.begin() as connection:
+        connection.execute(sa.delete(sync_outbox).where(sync_outbox.c.outbox_id == later.outbox_id))
+    assert {"lost": 1} == world.json("sweep")["counts"]
+    site.change(f"DELETE FROM {site.ledger}.entity_map")
+    assert {"unread": 1} == world.json("sweep")["counts"]
+    said = world.run("sweep")
+    assert (1, 1) == (said.code, said.out.count(f"{lost[0].outbox_id} patient {lost[0].key.entity_id}: unread"))
+    site.change(f"DELETE FROM {site.ledger}.applied_event")  # no watermark stands for them any more
+
+
+def test_a_purge_that_fails_half_way_has_noted_who_why_and_how_far(
+    world: ReplayWorld, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The topic is gone after the first portion."""
+    events = world.happened(*(made.patient() for _ in range(600)))
+    change(world, *events, processed_at=dt.datetime.now(dt.UTC) - dt.timedelta(days=40))
+    portions = OutboxPurge.portions
+
+    def failing(purge: OutboxPurge, *, dry_run: bool) -> Iterator[Portion]:
+        yield next(portions(purge, dry_run=dry_run))
+        raise KafkaUnreachableError("Kafka does not answer")
+
+    monkeypatch.setattr(OutboxPurge, "portions", failing)
+    said = world.run("purge", "--apply", "--why", "monthly")
+
+    assert (1, "error: Kafka does not answer\n") == (said.code, said.err[said.err.index("error") :])
+    removed = 600 - len(there(world))
+    sql = f"SELECT action, why, operator, detail FROM {site.ledger}.recovery_action ORDER BY action_id DESC LIMIT 2"
+    assert [
+        ("failed", "monthly", "Robin", f"{removed} rows, 0 of the ledger; Kafka does not answer"),
+        ("started", "monthly", "Robin", "done for 30 days, held by the topics"),
+    ] == [tuple(row.values()) for row in site.rows(sql)]
+    assert removed > 0
 
 
 def test_a_purge_under_live_load_removes_nothing_that_is_not_confirmed(world: ReplayWorld, site: Site) -> None:
@@ -154,3 +222,10 @@ def test_a_purge_needs_a_reason_and_keeps_the_ledger_longer_than_the_outbox(worl
     assert "--why" in world.run("purge", "--apply").err
     assert "at least as long" in world.run("purge", "--older-than", "30", "--ledger-older-than", "7").err
     assert "--why" in world.run("sweep", "--apply").err
+
+
+def test_words_that_would_be_ignored_are_refused(world: ReplayWorld) -> None:
+    """The topics are no archive, and a way of applying is nothing without it."""
+    assert "--archive: takes a place" in world.run("purge", "--archive", "topics", "--apply", "--why", "monthly").err
+    assert "holds no archive" in world.run("purge", "--archive", "mistyped").err
+    assert "--through-connector: goes with --apply" in world.run("sweep", "--through-connector").err
