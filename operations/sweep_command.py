@@ -18,7 +18,7 @@ from operations.deeds import STOPPED, Deed, remembered
 from operations.errors import SweepError
 from operations.failures import FOUND
 from operations.progress import bar
-from operations.recovery_ledger import RecoveryLedger
+from operations.recovery_ledger import PAUSED, RecoveryLedger
 from operations.resync import Ended
 from operations.resync_ledger import ResyncRun, Way
 from operations.resync_operator import Operator
@@ -121,6 +121,8 @@ def _carry_out(
         if operator is not None and not deed.is_stopped():
             done.run = operator.planned(Way.OUTBOX, ResyncSelection(seqs=swept.lost_seqs), is_part=True)
             done.ended = operator.carry_out(done.run, "started")
+            if done.ended.state == PAUSED:
+                deed.ended = STOPPED
             sent = f"{done.ended.done} sent again by resync {done.run.run_id}"
             deed.detail = f"{deed.detail}; {sent}" if deed.detail else sent
 
@@ -170,7 +172,7 @@ def _lines(wanted: _Wanted, swept: Swept, done: _Done, *, stopped: bool) -> Iter
         yield f"to be settled by `emrsync sweep --apply --why ...`: {_words(swept.by_entity)}"
     if done.ended is not None and done.run is not None:
         yield ended_words(done.ended, done.run)
-    if stopped:
+    elif stopped:
         yield "stopped before the end; the same command goes on with what is left"
 
 

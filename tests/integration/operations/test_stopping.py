@@ -61,8 +61,8 @@ def held(world: ReplayWorld, outbox_id: uuid.UUID) -> Iterator[Callable[[], bool
 
 
 @contextlib.contextmanager
-def held_actions(admin: sa.Engine, site: Site) -> Iterator[Callable[[], bool]]:
-    """Hold the table of actions, so that a command stands still before it begins; give whether one does."""
+def held_table(admin: sa.Engine, site: Site, table: str) -> Iterator[Callable[[], bool]]:
+    """Hold a table of the ledger, so that a command stands still at it; give whether one does."""
     waiting = sa.text("SELECT COUNT(*) FROM information_schema.processlist WHERE state LIKE 'Waiting for table%'")
 
     def is_waited_for() -> bool:
@@ -70,7 +70,7 @@ def held_actions(admin: sa.Engine, site: Site) -> Iterator[Callable[[], bool]]:
             return bool(connection.scalar(waiting))
 
     with admin.connect() as holder:
-        holder.exec_driver_sql(f"LOCK TABLES {site.ledger}.recovery_action WRITE")
+        holder.exec_driver_sql(f"LOCK TABLES {site.ledger}.{table} WRITE")
         try:
             yield is_waited_for
         finally:
@@ -186,7 +186,7 @@ def test_an_archive_run_that_is_stopped_goes_on_with_what_is_left(
     world.happened(*(made.patient() for _ in range(50)))
 
     with world.process("archive", "run", "kept") as running:
-        with held_actions(openemr_admin, site) as is_waited_for:
+        with held_table(openemr_admin, site, "recovery_action") as is_waited_for:
             interrupt(running, number, is_waited_for)
         ended(running, number, "the same command goes on with the others")
 
@@ -197,3 +197,22 @@ def test_an_archive_run_that_is_stopped_goes_on_with_what_is_left(
     # A killed client's row may be written after all, when the table is free again.
     assert noted(number, "archived", None)[-len(done) :] == done
     assert len(done) >= 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda one: one.name)
+@pytest.mark.parametrize("command", ["sweep", "purge"])
+def test_a_look_that_is_stopped_says_so_and_has_changed_nothing(
+    world: ReplayWorld, site: Site, openemr_admin: sa.Engine, command: str, number: signal.Signals
+) -> None:
+    """It stands where it asks the ledger."""
+    old(world, world.happened(made.patient()), processed_at=OLD)
+    old(world, world.write(made.patient()))
+
+    with world.process(command) as running:
+        with held_table(openemr_admin, site, "applied_event") as is_waited_for:
+            interrupt(running, number, is_waited_for)
+        out, err = running.communicate(timeout=LIMIT_S)
+
+    assert (1, 1) == (running.returncode, (out + err).count("stopped")), out + err
+    assert (1, 1) == (count(world, "pending"), count(world, "done"))
+    assert [] == actions(site, command)

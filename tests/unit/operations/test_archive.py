@@ -6,16 +6,19 @@ import errno
 import os
 import re
 import shutil
+import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from connectors.outbox import EntityType
 from consumer.ports import Record
+from operations import cli
 from operations.archive import ArchiveSource, Archiving, Verification
-from operations.archive_store import INDEX, MANIFEST, ArchiveStore
+from operations.archive_store import INDEX, MANIFEST, ArchivedFile, ArchiveStore, Manifest
 from operations.errors import ArchiveError
 from operations.kafka import KafkaAdmin, KeptRecords
 from operations.replay_selection import Selection, limits_hit
@@ -215,6 +218,20 @@ def test_a_file_and_its_name_are_on_disk_before_the_manifest_names_it(
     assert [file, f"folder {folder}", f"folder {folder.parent}", f"folder {kept}", manifest] == [
         re.sub(r"/(\.)?$", "", one) for one in synced[: synced.index(manifest) + 1]
     ]
+
+
+def test_a_check_that_is_stopped_says_so(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file in hand is read to its end."""
+    read = Verification._read
+
+    def signalled(found: Verification, manifest: Manifest, one: ArchivedFile) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return read(found, manifest, one)
+
+    monkeypatch.setattr(Verification, "_read", signalled)
+    said = CliRunner().invoke(cli.build(["archive"]), ["archive", "verify", str(kept)])
+
+    assert (1, True) == (said.exit_code, "3 records read, 0 faults\nstopped before the end" in said.output)
 
 
 def test_a_gap_is_told_to_whoever_asks_for_what_may_have_been_in_it(tmp_path: Path) -> None:
