@@ -175,7 +175,7 @@ class ArchiveSource:
         self._manifests = {(one.topic, one.partition): one for one in store.manifests()}
         self._ends = store.ends()
         if not self._manifests and not self._ends:
-            raise ArchiveError(f"{store.root}: holds no archive")
+            raise ArchiveError(f"{store.root}: holds no archive; name the PLACE that `emrsync archive run` writes to")
 
     @property
     def name(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -13,7 +13,7 @@ from operations.errors import ResyncError
 from operations.failures import FOUND
 from operations.recovery_ledger import WHY_CHARACTERS_MAX
 from operations.resync import SLICE_ROWS
-from operations.resync_ledger import Way
+from operations.resync_ledger import ResyncRun, Way
 from operations.resync_operator import EVENTS_PER_S, Operator, run_mapping
 from operations.resync_selection import ResyncSelection
 from operations.resync_view import open_words
@@ -64,14 +64,18 @@ def command(
         operator.end(begun, abort=abort)
         return
     if begun is not None:
-        is_held = operator.is_under_way()
-        operator.say(open_words(begun, is_held=is_held), {"run": run_mapping(begun), "under_way": is_held})
-        if apply:
-            raise ResyncError("go on with that one, or give it up, before another begins")
-        raise typer.Exit(FOUND)
+        _refuse_beside(operator, begun, apply=apply)
     run = operator.planned(Way.TABLES if from_tables else Way.OUTBOX, selection, is_answer=not apply)
     if apply and run.events:
         operator.go(run, "started")
+
+
+def _refuse_beside(operator: Operator, begun: ResyncRun, *, apply: bool) -> NoReturn:
+    is_held = operator.is_under_way()
+    operator.say(open_words(begun, is_held=is_held), {"run": run_mapping(begun), "under_way": is_held})
+    if apply:
+        raise ResyncError("go on with that one, or give it up, before another begins")
+    raise typer.Exit(FOUND)
 
 
 def _check(*, from_tables: bool, every: bool, of_rows: bool) -> None:

@@ -309,7 +309,7 @@ def test_a_race_that_is_none_fails_its_entity() -> None:
 @pytest.mark.usefixtures("bare")
 def test_a_place_without_an_archive_is_not_an_empty_one(tmp_path: Path) -> None:
     """A mistyped name must not end in a plan of no events."""
-    with pytest.raises(ArchiveError, match="nowhere: there is no archive; name the PLACE"):
+    with pytest.raises(ArchiveError, match="nowhere: holds no archive; name the PLACE"):
         source_named(OperationsSettings.read(), str(tmp_path / "nowhere"))
 
 
