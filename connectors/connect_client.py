@@ -186,8 +186,13 @@ class ConnectClient:
             self._sleep(_POLL_S)
 
     def status(self, name: str) -> ConnectorStatus:
-        """Return the states of a connector and its tasks."""
-        read = self._call("GET", f"/connectors/{name}/status")
+        """Return the states of a connector and its tasks; UNASSIGNED while no worker has taken it yet."""
+        try:
+            read = self._call("GET", f"/connectors/{name}/status")
+        except ConnectorAbsentError:
+            if name not in self.names():
+                raise
+            return ConnectorStatus(name, "UNASSIGNED", "", ())
         connector = read["connector"]
         return ConnectorStatus(
             name=name,
@@ -233,7 +238,7 @@ class ConnectClient:
         try:
             return self.status(name)
         except ConnectorAbsentError:
-            return None  # accepted, but no worker has taken it yet
+            return None  # accepted, but not every worker has heard of it yet
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
         try:

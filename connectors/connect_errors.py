@@ -11,6 +11,21 @@ _STRUCT: Final = re.compile(r"Struct\s*\{.*", re.DOTALL)
 _REASON_CHARACTERS_MAX: Final = 400
 _REASONS_MAX: Final = 6
 
+# MySQL's number 1236 is no sign: it also stands for two readers of one server id, and for an event that is too large.
+_LOG_GONE: Final = (
+    "purged",
+    "Could not find first log file",
+    "Could not find GTID state requested by slave",
+    "to start replication from impossible position",
+    "to start replication from position > file size",
+    "is no longer available on the server",
+    # A slot past max_slot_wal_keep_size, in the words of PostgreSQL 13 to 17.
+    "can no longer get changes from replication slot",
+    "cannot read from logical replication slot",
+    "This slot has been invalidated",
+    "requested WAL segment",
+)
+
 
 class ConnectError(Exception):
     """Base of all errors of Kafka Connect."""
@@ -46,6 +61,11 @@ class ConnectorNotRunningError(ConnectError):
 
 class WatchGaveUpError(ConnectError):
     """Restarting did not help; a person must look."""
+
+
+def says_log_is_gone(failure: str) -> bool:
+    """Tell whether a failure means that the source has dropped log that was not read, which no restart brings back."""
+    return any(sign in failure for sign in _LOG_GONE)
 
 
 def causes(trace: str) -> str:

@@ -9,18 +9,20 @@ from collections.abc import Callable
 from typing import Final
 
 from connectors.connect_client import ConnectClient, ConnectorStatus
-from connectors.connect_errors import ConnectError, ConnectForbiddenError, ConnectorAbsentError, WatchGaveUpError
+from connectors.connect_errors import (
+    ConnectError,
+    ConnectForbiddenError,
+    ConnectorAbsentError,
+    WatchGaveUpError,
+    says_log_is_gone,
+)
 from connectors.connect_progress import STALL_S, Progress, StallWatch
 
-_BEYOND_RESTART: Final = (
-    "Error code: 1236",
-    "purged binary logs",
-    "binlog is no longer available",
-    # A slot past max_slot_wal_keep_size, in the words of PostgreSQL 13 to 17.
-    "can no longer get changes from replication slot",
-    "cannot read from logical replication slot",
-    "This slot has been invalidated",
-    "requested WAL segment",
+STEADY_S: Final = 60.0
+"""Running and flowing for this long makes earlier restarts forgotten."""
+
+_DOUBLINGS_MAX: Final = (
+    30  # of a pause, which is at its longest by then: after a night of restarts 2.0 ** n is no float
 )
 
 
@@ -32,6 +34,8 @@ class WatchAction(enum.StrEnum):
     NOT_RUNNING = "not_running"
     UNREACHABLE = "unreachable"
     WARNING = "warning"
+    GAVE_UP = "gave_up"
+    RESUMED = "resumed"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,11 +67,6 @@ class Look:
     lost: str | None = None
 
 
-def no_look() -> Look:
-    """See nothing of the flow: only the states are watched."""
-    return Look(None)
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class WatchPolicy:
     """How often to look, and how long to go on.
@@ -77,26 +76,30 @@ class WatchPolicy:
         pause_s: pause after the first restart; it doubles with each that did not help.
         pause_s_max: the longest pause.
         restarts_max: after so many restarts without steady_s of running in between, give up.
-        steady_s: running this long makes earlier restarts forgotten.
+        steady_s: running and flowing this long makes earlier restarts forgotten; a stall must show before that.
         stall_s: a connector that runs and moves nothing for this long is restarted too.
+        exits: end when giving up, instead of looking on until it flows again.
     """
 
     poll_s: float = 5.0
     pause_s: float = 2.0
     pause_s_max: float = 60.0
     restarts_max: int = 20
-    steady_s: float = 60.0
+    steady_s: float = STEADY_S
     stall_s: float = STALL_S
+    exits: bool = False
 
     def __post_init__(self) -> None:
         if min(self.poll_s, self.pause_s, self.steady_s, self.stall_s) <= 0 or self.restarts_max < 1:
             raise ValueError("pauses must be above 0 seconds, and restarts_max at least 1")
         if self.pause_s_max < self.pause_s:
             raise ValueError("pause_s_max must not be below pause_s")
+        if self.stall_s >= self.steady_s:
+            raise ValueError("stall_s must be below steady_s: each stall would be forgotten before the next one shows")
 
     def pause_after_s(self, restarts: int) -> float:
         """Return the pause after the n-th restart in a row, n from 1."""
-        return min(self.pause_s_max, self.pause_s * 2.0 ** (restarts - 1))
+        return min(self.pause_s_max, self.pause_s * 2.0 ** min(restarts - 1, _DOUBLINGS_MAX))
 
 
 def watch(
@@ -104,7 +107,7 @@ def watch(
     name: str,
     *,
     report: Callable[[WatchEvent], None],
-    look: Callable[[], Look] = no_look,
+    look: Callable[[], Look] | None = None,
     policy: WatchPolicy | None = None,
     stopped: Callable[[], bool] = lambda: False,
     sleep: Callable[[float], None] = time.sleep,
@@ -113,9 +116,12 @@ def watch(
     """Look at a connector until stopped(), restart what has failed, and all of it when it runs and moves nothing.
 
     A worker that does not answer is waited for; it takes its connectors up again by itself.
+    When restarts_max restarts did not help, or none can, it gives up: it says so, restarts nothing, and looks on,
+    until the connector runs and flows for steady_s.
+    Without a look only the states are watched.
 
     Raises:
-        WatchGaveUpError: restarts_max restarts did not help, or a restart cannot: the position is gone from the log.
+        WatchGaveUpError: it has given up, and the policy says to end then.
         ConnectorAbsentError: there is no such connector.
         ConnectForbiddenError: the workers want another user or password.
     """
@@ -131,7 +137,7 @@ class _Watcher:
         name: str,
         *,
         report: Callable[[WatchEvent], None],
-        look: Callable[[], Look],
+        look: Callable[[], Look] | None,
         rules: WatchPolicy,
         clock: Callable[[], float],
     ) -> None:
@@ -144,75 +150,122 @@ class _Watcher:
         self._stalls = StallWatch(rules.stall_s)
         self._restarts = 0
         self._total = 0
-        self._running_since_s: float | None = None
+        self._flow_known = True
+        self._flowing_since_s: float | None = None
+        self._gave_up = False
         self._told: tuple[WatchAction, str] | None = None
         self._warned: tuple[str, ...] = ()
 
     def step(self) -> float:
         """Look once, do what is needed, and return the seconds until the next look."""
+        # The source can be asked without a worker, and must be while there is none: its log grows.
+        view = Look(None) if self._look is None else self._look()
+        self._warn(view.warnings)
+        self._note_outage(known=self._look is None or view.progress is not None)
+        if view.lost is not None:
+            # The task of a lost slot does not even fail: it tries for half an hour, and shows no state meanwhile.
+            self._give_up(view.lost)
         try:
-            event = self._judged(self._client.status(self._name))
-        except (ConnectorAbsentError, ConnectForbiddenError, WatchGaveUpError):
+            event = self._judged(self._client.status(self._name), view)
+        except WatchGaveUpError:
             raise
+        except (ConnectorAbsentError, ConnectForbiddenError) as error:
+            if not self._gave_up:
+                raise
+            event = self._unreachable(error)
         except ConnectError as error:
             # Also an answer that makes no sense, as while the workers elect another leader.
-            self._running_since_s = None
             self._stalls.forget()
-            pause_s = self._rules.pause_after_s(self._restarts) if self._restarts else 0.0
-            event = WatchEvent(WatchAction.UNREACHABLE, str(error), self._restarts, pause_s, self._total)
+            event = self._unreachable(error)
         if (event.action, event.text) != self._told or event.action is WatchAction.RESTARTED:
             self._report(event)
             self._told = (event.action, event.text)
         return event.pause_s or self._rules.poll_s
 
-    def _judged(self, seen: ConnectorStatus) -> WatchEvent:
+    def _judged(self, seen: ConnectorStatus, view: Look) -> WatchEvent:
         now_s = self._clock()
-        view = self._look()
-        if view.lost is not None:
-            # The task of a lost slot does not even fail: it tries for half an hour, and shows no state meanwhile.
-            raise WatchGaveUpError(f"connector {self._name} ({seen.summary}): {view.lost}")
-        if seen.failed:
-            self._running_since_s = None
+        stall = self._stall(seen, view, now_s)
+        flows = seen.running and stall is None and self._flow_known and view.lost is None
+        self._note_steadiness(flows=flows, now_s=now_s)
+        if seen.failed and not self._gave_up:
             failure = seen.failure or seen.summary
-            self._check_curable(failure)
-            return self._restart(failure, only_failed=True)
-        if not seen.running:
-            self._running_since_s = None
-            self._stalls.forget()
-            return WatchEvent(WatchAction.NOT_RUNNING, seen.summary, self._restarts, 0.0, self._total)
-        if self._running_since_s is None:
-            self._running_since_s = now_s
-        self._warn(view.warnings)
-        if view.progress is None:
-            self._stalls.forget()
-        elif stall := self._stalls.stall(view.progress, now_s):
+            if says_log_is_gone(failure):
+                self._give_up(
+                    "the log that it had not read is gone, and no restart brings it back:"
+                    f" `emrsync connector reset-offsets` sends every unfinished row again.\n{failure}"
+                )
+            else:
+                return self._restarted(failure, only_failed=True) or self._state(seen)
+        if stall is not None and not self._gave_up:
             # What shows RUNNING is left alone by a restart of what failed.
-            return self._restart(stall, only_failed=False)
-        if now_s - self._running_since_s >= self._rules.steady_s:
-            self._restarts = 0
-        return WatchEvent(WatchAction.RUNNING, seen.summary, self._restarts, 0.0, self._total)
+            return self._restarted(stall, only_failed=False) or self._state(seen)
+        return self._state(seen)
 
-    def _check_curable(self, failure: str) -> None:
-        if any(sign in failure for sign in _BEYOND_RESTART):
-            raise WatchGaveUpError(
-                f"connector {self._name}: the log that it had not read is gone, and no restart brings it back:"
-                f" `emrsync connector reset-offsets` sends every unfinished row again.\n{failure}"
-            )
+    def _stall(self, seen: ConnectorStatus, view: Look, now_s: float) -> str | None:
+        if not seen.running or view.progress is None:
+            self._stalls.forget()
+            return None
+        return self._stalls.stall(view.progress, now_s)
 
-    def _restart(self, why: str, *, only_failed: bool) -> WatchEvent:
-        if self._restarts >= self._rules.restarts_max:
-            raise WatchGaveUpError(f"connector {self._name}: {self._rules.restarts_max} restarts did not help.\n{why}")
+    def _state(self, seen: ConnectorStatus) -> WatchEvent:
+        action = WatchAction.RUNNING if seen.running else WatchAction.NOT_RUNNING
+        return self._event(action, seen.summary)
+
+    def _restarted(self, why: str, *, only_failed: bool) -> WatchEvent | None:
+        """Restart it; None when that is given up."""
+        if self._restarts >= self._rules.restarts_max and self._flow_known:
+            self._give_up(f"{self._rules.restarts_max} restarts did not help.\n{why}")
+            return None
+        try:
+            self._client.restart(self._name, only_failed=only_failed)
+        except ConnectError as error:
+            # None was made, so that none is counted; what was seen of a stall still stands at the next look.
+            return self._unreachable(error)
         self._restarts += 1
         self._total += 1
         self._stalls.forget()
-        self._running_since_s = None
-        self._client.restart(self._name, only_failed=only_failed)
-        pause_s = self._rules.pause_after_s(self._restarts)
-        return WatchEvent(WatchAction.RESTARTED, why, self._restarts, pause_s, self._total)
+        return self._event(WatchAction.RESTARTED, why, self._rules.pause_after_s(self._restarts))
+
+    def _give_up(self, why: str) -> None:
+        if self._gave_up:
+            return
+        self._gave_up = True
+        self._flowing_since_s = None
+        text = f"connector {self._name}: {why}"
+        self._report(self._event(WatchAction.GAVE_UP, text))
+        if self._rules.exits:
+            raise WatchGaveUpError(text)
+
+    def _note_outage(self, *, known: bool) -> None:
+        """Begin to count anew after an outage: what failed while the source or Kafka was away says nothing more."""
+        if known and not self._flow_known:
+            self._restarts = 0
+        self._flow_known = known
+
+    def _note_steadiness(self, *, flows: bool, now_s: float) -> None:
+        if not flows:
+            self._flowing_since_s = None
+            return
+        if self._flowing_since_s is None:
+            self._flowing_since_s = now_s
+        if now_s - self._flowing_since_s < self._rules.steady_s:
+            return
+        self._restarts = 0
+        if self._gave_up:
+            self._gave_up = False
+            self._report(self._event(WatchAction.RESUMED, f"connector {self._name}: it runs and flows again"))
+
+    def _unreachable(self, error: ConnectError) -> WatchEvent:
+        self._flowing_since_s = None
+        pause_s = self._rules.pause_after_s(self._restarts) if self._restarts and not self._gave_up else 0.0
+        return self._event(WatchAction.UNREACHABLE, str(error), pause_s)
+
+    def _event(self, action: WatchAction, text: str, pause_s: float = 0.0) -> WatchEvent:
+        return WatchEvent(action, text, self._restarts, pause_s, self._total)
 
     def _warn(self, warnings: tuple[str, ...]) -> None:
         kinds = tuple(text.split(":", 1)[0] + str(len(warnings)) for text in warnings)
         if kinds != self._warned:
             for text in warnings:
-                self._report(WatchEvent(WatchAction.WARNING, text, self._restarts, 0.0, self._total))
+                self._report(self._event(WatchAction.WARNING, text))
         self._warned = kinds

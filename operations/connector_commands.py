@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import json
 import sys
 from typing import Annotated, Any, Final
@@ -11,16 +10,16 @@ from typing import Annotated, Any, Final
 import typer
 
 from connectors.connect_client import APPLY_LIMIT_S, ConnectClient, ConnectorStatus
-from connectors.connect_watch import WatchEvent, WatchPolicy, watch
+from connectors.connect_watch import STEADY_S, WatchPolicy
 from operations.config import OperationsSettings
 from operations.connect import connect_client
-from operations.connector_health import FlowLook, read_health
+from operations.connector_health import read_health
 from operations.connector_plan import check_identity, read_plan
 from operations.connector_removal import remove, reset_offsets, words_of_removal, words_of_reset
 from operations.connector_resume import resume
 from operations.connector_words import health_lines, health_mapping, plan_lines, plan_mapping
 from operations.failures import FOUND, WRONG_USE
-from operations.pipeline_metrics import watch_metrics
+from operations.watching import watch_until_stopped
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -140,20 +139,20 @@ def watch_command(
     restarts_max: Annotated[int, typer.Option(help="Give up after this many restarts that did not help.", min=1)] = 20,
     poll_s: Annotated[float, typer.Option(help="Pause between looks, in seconds.", min=0.1)] = 5.0,
     stall_s: Annotated[float, typer.Option(help="Restart what runs and moves nothing for this long.", min=5.0)] = 30.0,
+    exits: Annotated[
+        bool, typer.Option("--exit", help="End with exit code 1 when giving up, instead of looking on.")
+    ] = False,
 ) -> None:
-    """Restart the connector when it has failed, or runs and moves nothing, until interrupted."""
+    """Restart the connector when it has failed, or runs and moves nothing, until interrupted; 1 if it had given up."""
     settings = OperationsSettings.read()
     settings.check("source_url", "kafka_bootstrap_servers")
-    policy = WatchPolicy(poll_s=poll_s, restarts_max=restarts_max, stall_s=stall_s)
-    with watch_metrics(settings) as metrics, _client(settings) as client:
-
-        def report(event: WatchEvent) -> None:
-            _tell(event)
-            if metrics is not None:
-                metrics.see(event)
-
-        look = FlowLook(settings, client, told=None if metrics is None else metrics.look)
-        watch(client, settings.connector_name, report=report, look=look, policy=policy)
+    # A stall must show before steady running makes the restarts before it forgotten.
+    steady_s = max(STEADY_S, 2 * stall_s)
+    policy = WatchPolicy(poll_s=poll_s, restarts_max=restarts_max, stall_s=stall_s, steady_s=steady_s, exits=exits)
+    with _client(settings) as client:
+        gave_up = watch_until_stopped(settings, client, policy)
+    if gave_up:
+        raise typer.Exit(FOUND)
 
 
 def _planned() -> OperationsSettings:
@@ -187,8 +186,3 @@ def _print(seen: ConnectorStatus) -> None:
     typer.echo(f"{seen.name}: {seen.summary}")
     if seen.failure:
         typer.echo(seen.failure)
-
-
-def _tell(event: WatchEvent) -> None:
-    now = dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds")
-    typer.echo(json.dumps({"at": now, **dataclasses.asdict(event)}))

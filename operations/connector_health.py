@@ -94,7 +94,7 @@ def read_source_log(
 class FlowLook:
     """What `emrsync connector watch` sees of the flow at each look."""
 
-    def __init__(self, settings: OperationsSettings, client: ConnectClient, *, told: Told | None = None) -> None:
+    def __init__(self, settings: OperationsSettings, client: ConnectClient, told: Told | None = None) -> None:
         self._told = told
         self._settings = settings
         self._client = client

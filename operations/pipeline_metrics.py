@@ -41,6 +41,10 @@ class PipelineState(Collector):
         """Show this look from now on."""
         self._seen, self._at_s = status, at_s
 
+    def forget(self) -> None:
+        """Show no look, as before the first one."""
+        self._seen = None
+
     def look(self, flow: Flow | Unavailable, log: SourceLog | Unavailable | None) -> None:
         """Show what the watch has seen of the flow and of the source's log, each look anew."""
         self._flow = None if isinstance(flow, Unavailable) else flow
@@ -160,24 +164,35 @@ class WatchMetrics:
             registry=registry,
         )
 
+        self._given_up = Gauge(
+            "emrsync_connector_given_up",
+            "Whether the watch has given the connector up, and restarts nothing.",
+            registry=registry,
+        )
+
     def look(self, flow: Flow | Unavailable, log: SourceLog | Unavailable | None) -> None:
         """Show a look of the watch."""
         self._state.look(flow, log)
 
     def see(self, event: WatchEvent) -> None:
-        """Count a restart, and forget a row of them when it runs."""
+        """Count a restart, forget a row of them when it runs, and show whether the watch has given up."""
         if event.action is WatchAction.RESTARTED:
             self._restarts.inc()
             self._in_a_row.set(event.restarts)
         elif event.action is WatchAction.RUNNING:
             self._in_a_row.set(0)
+        elif event.action in {WatchAction.GAVE_UP, WatchAction.RESUMED}:
+            self._given_up.set(event.action is WatchAction.GAVE_UP)
 
 
 @contextlib.contextmanager
 def watch_metrics(
-    settings: OperationsSettings, *, look: Callable[[OperationsSettings], PipelineStatus] | None = None
+    settings: OperationsSettings,
+    *,
+    look: Callable[[OperationsSettings], PipelineStatus] | None = None,
+    look_s: float = LOOK_S,
 ) -> Iterator[WatchMetrics | None]:
-    """Serve the pipeline's state within the block, looked at every LOOK_S; None without EMRSYNC_METRICS_PORT.
+    """Serve the pipeline's state within the block, looked at every look_s seconds; None without EMRSYNC_METRICS_PORT.
 
     Raises:
         MisconfiguredError: the port cannot be had.
@@ -193,8 +208,13 @@ def watch_metrics(
 
         def look_on() -> None:
             while not ended.is_set():
-                state.see(read(settings), time.time())
-                ended.wait(LOOK_S)
+                try:
+                    state.see(read(settings), time.time())
+                except BaseException:
+                    # A fault of ours ends this thread: what it saw last would stand for ever.
+                    state.forget()
+                    raise
+                ended.wait(look_s)
 
         thread = threading.Thread(target=look_on, name="metrics-look", daemon=True)
         thread.start()

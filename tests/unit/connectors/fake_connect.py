@@ -21,6 +21,7 @@ class FakeConnect:
     states: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     config: dict[str, str] | None = None
     put_answers: list[Answer] = dataclasses.field(default_factory=list)
+    restart_answers: list[Answer] = dataclasses.field(default_factory=list)
     calls: list[str] = dataclasses.field(default_factory=list)
     refused_connections: int = 0
     failures: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -64,7 +65,8 @@ class FakeConnect:
                 if not state
                 else Answer(200, json=state)
             )
-        return Answer(202, json={})
+        restarts = path.endswith("/restart") and self.restart_answers
+        return self.restart_answers.pop(0) if restarts else Answer(202, json={})
 
 
 def state(connector: str, *tasks: str, trace: str = "") -> dict[str, Any]:

@@ -111,6 +111,30 @@ def test_restarts_are_counted_and_a_row_of_them_ends_when_it_runs(registry: Coll
     assert registry.get_sample_value("emrsync_connector_restarts_total") == 2
 
 
+def test_a_watch_that_has_given_up_is_shown_until_it_resumes(registry: CollectorRegistry) -> None:
+    """From its start on, so that an alert has something to compare."""
+    metrics = WatchMetrics(registry, PipelineState())
+    shown = [registry.get_sample_value("emrsync_connector_given_up")]
+    for action in (WatchAction.GAVE_UP, WatchAction.NOT_RUNNING, WatchAction.RUNNING, WatchAction.RESUMED):
+        metrics.see(WatchEvent(action, "a reason"))
+        shown.append(registry.get_sample_value("emrsync_connector_given_up"))
+
+    assert shown == [0, 1, 1, 1, 0]
+
+
+@pytest.mark.usefixtures("bare")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_fault_while_looking_leaves_no_old_values() -> None:
+    """They would look as if all were well."""
+    port = free_port()
+    looks = iter([STATUS])
+
+    with watch_metrics(OperationsSettings.read(metrics_port=port), look=lambda _settings: next(looks), look_s=0.2):
+        wait_for(lambda: value(scraped(port), "emrsync_dead_letters_kept") == 4, 10, lambda: scraped(port))
+        wait_for(lambda: value(scraped(port), "emrsync_dead_letters_kept") is None, 10, lambda: scraped(port))
+        assert value(scraped(port), "emrsync_last_look_timestamp_seconds") is None
+
+
 @pytest.mark.usefixtures("bare")
 def test_the_watch_serves_what_it_last_saw() -> None:
     """Over HTTP, without asking anybody at the scrape."""
