@@ -39,6 +39,7 @@ class OperationsSettings(MetricsSettings):
             not given.
         connect_url: one or several workers of a group, separated by commas.
         source_log_bytes_max, source_log_hours_min: beyond them what the source keeps for the connector is a finding.
+        source_log_disk_bytes: what the source's disk has for its log, where the source itself sets no limit.
         cdc_tls_mode: in the words of the connector's driver.
         operator: who is remembered as having decided something; the user of the operating system when not given.
         record_bytes_max: the consumers' own limit.
@@ -71,6 +72,7 @@ class OperationsSettings(MetricsSettings):
     cdc_server_id: int = pydantic.Field(default=519_860, ge=1, le=4_294_967_295)
     source_log_bytes_max: int = pydantic.Field(default=512 * 1024**2, ge=1_048_576)
     source_log_hours_min: float = pydantic.Field(default=4.0, gt=0)
+    source_log_disk_bytes: int | None = pydantic.Field(default=None, ge=1_048_576)
     operator: str = pydantic.Field(default_factory=_user, min_length=1)
     record_bytes_max: int = pydantic.Field(default=RECORD_BYTES_MAX, ge=1_024, le=MESSAGE_BYTES_MAX)
 

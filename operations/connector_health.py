@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Final, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
 
 from connectors.connect_client import ConnectClient, ConnectorStatus
+from connectors.connect_errors import ConnectBusyError, ConnectUnreachableError
 from connectors.connect_progress import STALL_S
 from connectors.connect_watch import Look
 from connectors.connector_config import SourceEngine
@@ -16,7 +17,7 @@ from operations.flow import Flow, FlowReader
 from operations.kafka import KafkaAdmin
 from operations.parts import Unavailable, part
 from operations.source import source_engine
-from operations.source_log import SAMPLE_S, SourceLog, read_binlog, read_slot
+from operations.source_log import BinlogReader, SlotReader, SourceLog
 from operations.topic_check import TopicCheck
 
 _ANSWER_LIMIT_S: Final = 5.0
@@ -70,7 +71,7 @@ def read_health(settings: OperationsSettings, client: ConnectClient) -> Connecto
     """Ask everything; only a worker that does not answer, or an absent connector, is an error."""
     status = client.status(settings.connector_name)
     plan = part(lambda: read_plan(settings, client, objections=False))
-    log = part(lambda: read_source_log(settings, client))
+    log = part(lambda: SourceLogReader(settings, client).read())
     return ConnectorHealth(
         status=status,
         plan=plan,
@@ -81,14 +82,30 @@ def read_health(settings: OperationsSettings, client: ConnectClient) -> Connecto
     )
 
 
-def read_source_log(
-    settings: OperationsSettings, client: ConnectClient, *, sample_s: float = SAMPLE_S
-) -> SourceLog | None:
-    """Ask the source what it keeps for the connector; None where there is no slot, or no position yet."""
-    if source_engine(settings.database_url("source_url")) is SourceEngine.POSTGRESQL:
-        return read_slot(settings, sample_s=sample_s)
-    positions = [one["offset"] for one in client.offsets(settings.connector_name) if "file" in (one["offset"] or {})]
-    return read_binlog(settings, positions[0], sample_s=sample_s) if positions else None
+class SourceLogReader:
+    """Looks again and again at what the source keeps for the connector; errors are the caller's."""
+
+    def __init__(self, settings: OperationsSettings, client: ConnectClient) -> None:
+        self._name = settings.connector_name
+        self._client = client
+        self._slot: SlotReader | None = None
+        if source_engine(settings.database_url("source_url")) is SourceEngine.POSTGRESQL:
+            self._slot = SlotReader(settings)
+        self._binlog = BinlogReader(settings)
+        self._position: Mapping[str, Any] | None = None
+
+    def read(self) -> SourceLog | None:
+        """Ask the source, and for MySQL and MariaDB Connect; None where there is no slot, or no position yet."""
+        if self._slot is not None:
+            return self._slot.read()
+        try:
+            offsets = [one["offset"] or {} for one in self._client.offsets(self._name)]
+            self._position = next((one for one in offsets if "file" in one), None)
+        except (ConnectUnreachableError, ConnectBusyError):
+            if self._position is None:
+                raise
+            # While no worker answers the connector stands where it was, and the binlogs go by their age.
+        return None if self._position is None else self._binlog.read(self._position)
 
 
 class FlowLook:
@@ -97,13 +114,13 @@ class FlowLook:
     def __init__(self, settings: OperationsSettings, client: ConnectClient, told: Told | None = None) -> None:
         self._told = told
         self._settings = settings
-        self._client = client
         self._reader = FlowReader(settings, _admin(settings))
+        self._log_reader = SourceLogReader(settings, client)
 
     def __call__(self) -> Look:
         """Look at progress, and at what the source keeps; what does not answer is told as a warning."""
         flow = part(self._reader.read)
-        log = part(lambda: read_source_log(self._settings, self._client))
+        log = part(self._log_reader.read)
         if self._told is not None:
             self._told(flow, log)
         unknown = [f"{name} unknown: {one.reason}" for name, one in (("flow", flow), ("source log", log))

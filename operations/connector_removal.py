@@ -14,7 +14,7 @@ from connectors.outbox import Status, sync_outbox
 from operations.config import OperationsSettings
 from operations.engines import source
 from operations.errors import ConnectorGuardError
-from operations.source_log import SourceLog, cdc_engine, read_slot
+from operations.source_log import SlotReader, SourceLog, cdc_engine
 
 Report = Callable[[str], None]
 
@@ -132,4 +132,4 @@ def drop_slot(settings: OperationsSettings, *, report: Report, sleep: Callable[[
 def _slot(settings: OperationsSettings) -> SourceLog | None:
     if settings.database_url("source_url").get_backend_name() != "postgresql":
         return None
-    return read_slot(settings, sample_s=0.0)
+    return SlotReader(settings).read(sample_s=0.0)

@@ -40,7 +40,6 @@ _CLIENT_ID: Final = "emrsync-operations"
 
 _UNREACHABLE: Final = {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT}  # noqa: SLF001 - librdkafka's public names
 
-
 OFFSET_SPEC: Final[Any] = OffsetSpec  # its constructors have no annotations
 
 
@@ -123,8 +122,8 @@ class KafkaAdmin:
         if not present:
             return {}
         resources = {name: ConfigResource(ResourceType.TOPIC, name) for name in present}
-        configs = self._admin.describe_configs(list(resources.values()), request_timeout=self._answer_limit_s)
-        shapes = self._admin.describe_topics(TopicCollection(present), request_timeout=self._answer_limit_s)
+        configs = self._asked(self._admin.describe_configs, list(resources.values()))
+        shapes = self._asked(self._admin.describe_topics, TopicCollection(present))
         found = {}
         for name in present:
             partitions = self._result(shapes[name]).partitions
@@ -140,19 +139,16 @@ class KafkaAdmin:
         if not partitions:
             return ()
         request = ConsumerGroupTopicPartitions(group, partitions)
-        answers = self._admin.list_consumer_group_offsets([request], request_timeout=self._answer_limit_s)
+        answers = self._asked(self._admin.list_consumer_group_offsets, [request])
         committed = {(one.topic, one.partition): one for one in self._result(answers[group]).topic_partitions}
         starts = self._offsets(partitions, OFFSET_SPEC.earliest())
         ends = self._offsets(partitions, OFFSET_SPEC.latest())
-        return tuple(
-            _lag(one.topic, one.partition, committed.get((one.topic, one.partition)), starts, ends)
-            for one in partitions
-        )
+        places = ((one.topic, one.partition) for one in partitions)
+        return tuple(_lag(*place, committed.get(place), starts, ends) for place in places)
 
     def kept(self, topic: str) -> KeptRecords:
         """Tell which records of a topic are there."""
-        answer = self._admin.describe_topics(TopicCollection([topic]), request_timeout=self._answer_limit_s)[topic]
-        described = self._result(answer)
+        described = self._result(self._asked(self._admin.describe_topics, TopicCollection([topic]))[topic])
         partitions = [TopicPartition(topic, number) for number in range(len(described.partitions))]
         starts = self._offsets(partitions, OFFSET_SPEC.earliest())
         ends = self._offsets(partitions, OFFSET_SPEC.latest())
@@ -241,7 +237,7 @@ class KafkaAdmin:
         if not existing:
             return []
         resources = {topic.name: ConfigResource(ResourceType.TOPIC, topic.name) for topic in existing}
-        answers = self._admin.describe_configs(list(resources.values()), request_timeout=self._answer_limit_s)
+        answers = self._asked(self._admin.describe_configs, list(resources.values()))
         drift = []
         for topic in existing:
             found = self._result(answers[resources[topic.name]])
@@ -252,13 +248,21 @@ class KafkaAdmin:
         return drift
 
     def _offsets(self, partitions: Sequence[TopicPartition], spec: Any) -> dict[tuple[str, int], int]:
-        asked = dict.fromkeys(partitions, spec)
-        answers = self._admin.list_offsets(asked, request_timeout=self._answer_limit_s)
+        answers = self._asked(self._admin.list_offsets, dict.fromkeys(partitions, spec))
         return {(one.topic, one.partition): self._result(answer).offset for one, answer in answers.items()}
+
+    def _asked(self, request: Callable[..., Any], what: Any) -> Any:
+        try:
+            return request(what, request_timeout=self._answer_limit_s)
+        except KafkaException as error:
+            raise self._named(error) from error
 
     def _result(self, answer: Any) -> Any:
         try:
             return answer.result(timeout=2 * self._answer_limit_s)
+        except TimeoutError as error:
+            # The client has a limit of its own, which a broker that answers in part can outlast.
+            raise KafkaUnreachableError(f"Kafka does not answer at {self._servers}: no result in time") from error
         except KafkaException as error:
             raise self._named(error) from error
 

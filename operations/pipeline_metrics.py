@@ -204,7 +204,7 @@ def watch_metrics(
         state = PipelineState()
         registry.register(state)
         ended = threading.Event()
-        read = look or (lambda asked: read_status(asked, settled=False))
+        read = look or (lambda asked: read_status(asked, settled=False, hours=False))
 
         def look_on() -> None:
             while not ended.is_set():

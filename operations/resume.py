@@ -19,7 +19,7 @@ from consumer.settle import settle_events
 from operations.archive import ArchiveSource
 from operations.bootstrap import Replaying
 from operations.config import OperationsSettings
-from operations.engines import reading_engine, source
+from operations.engines import LONG_STATEMENT_LIMIT_S, reading_engine, source
 from operations.errors import ResumeError
 from operations.kafka_group import GroupAdmin
 from operations.outbox_rows import unknown_events
@@ -187,7 +187,7 @@ class Resume:
         if until is not None:
             since = until - CLOCKS_DIFFER
             where = sa.and_(where, sa.or_(outbox.processed_at >= since, outbox.processed_at.is_(None)))
-        engine = source(self._settings)
+        engine = source(self._settings, statement_limit_s=LONG_STATEMENT_LIMIT_S)
         return unknown_events(engine, where, self._replaying.target.settled_or_waiting, self._coming)
 
     def _ledger(self) -> tuple[dict[Place, int], dt.datetime | None]:

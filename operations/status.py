@@ -18,6 +18,7 @@ from operations.kafka import KafkaAdmin, KeptRecords, PartitionLag
 from operations.kafka_times import TopicTimes
 from operations.openemr_site import SiteReport, read_report
 from operations.parts import Unavailable, part
+from operations.source_log import SlotReader
 
 _UNFINISHED = (Status.PENDING.value, Status.PROCESSING.value)
 
@@ -45,13 +46,22 @@ class OutboxState:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SlotState:
-    """The replication slot: what PostgreSQL keeps for a connector that has not read it yet."""
+    """The replication slot: what PostgreSQL keeps for a connector that has not read it yet.
+
+    hours_left: until it is lost if nothing is read; None when that is never, is not known, or was not asked for.
+    """
 
     name: str
     active: bool
     retained_bytes: int | None
     wal_status: str | None
     retained_bytes_max: int | None = None
+    hours_left: float | None = None
+
+    @property
+    def time_left(self) -> str:
+        """For how long that can go on, in words."""
+        return "no end in sight" if self.hours_left is None else f"{self.hours_left:.1f} hours left if nothing is read"
 
     @property
     def keeps_too_much(self) -> bool:
@@ -93,7 +103,7 @@ class PipelineStatus:
         if isinstance(self.slot, SlotState) and self.slot.keeps_too_much:
             found.append(
                 f"slot {self.slot.name}: PostgreSQL keeps {self.slot.retained_bytes} bytes for it, above"
-                f" {self.slot.retained_bytes_max}; `emrsync connector status` tells for how long that can go on"
+                f" {self.slot.retained_bytes_max}, {self.slot.time_left}"
             )
         if isinstance(self.connector, ConnectorStatus) and not self.connector.running:
             found.append(f"connector: {self.connector.failure or self.connector.summary}; `emrsync connector restart`")
@@ -113,10 +123,11 @@ class PipelineStatus:
         return tuple(found)
 
 
-def read_status(settings: OperationsSettings, *, settled: bool = True) -> PipelineStatus:
+def read_status(settings: OperationsSettings, *, settled: bool = True, hours: bool = True) -> PipelineStatus:
     """Ask every stage; one that does not answer takes nothing from the others.
 
     settled: count the rows that are done too, which reads the whole outbox.
+    hours: tell for how long the slot can go on, which takes a second.
     """
     topics = entity_topics(settings.topic_prefix)
     lag = part(lambda: _kafka(settings).lag(settings.consumer_group, topics))
@@ -135,7 +146,7 @@ def read_status(settings: OperationsSettings, *, settled: bool = True) -> Pipeli
     outbox = part(lambda: _outbox(settings, settled=settled))
     return PipelineStatus(
         outbox=outbox,
-        slot=outbox if isinstance(outbox, Unavailable) else part(lambda: _slot(settings)),
+        slot=outbox if isinstance(outbox, Unavailable) else part(lambda: _slot(settings, hours=hours)),
         connector=part(lambda: _connector(settings)),
         lag=lag,
         dead_letters=dead_letters,
@@ -179,7 +190,7 @@ def _outbox(settings: OperationsSettings, *, settled: bool) -> OutboxState:
     )
 
 
-def _slot(settings: OperationsSettings) -> SlotState | None:
+def _slot(settings: OperationsSettings, *, hours: bool) -> SlotState | None:
     with source(settings).connect() as connection:
         if connection.dialect.name != "postgresql":
             return None
@@ -192,8 +203,10 @@ def _slot(settings: OperationsSettings) -> SlotState | None:
         ).one_or_none()
     if found is None:
         return None
+    log = SlotReader(settings).read() if hours else None
+    hours_left = None if log is None else log.hours_left
     name, active, retained, wal_status = found
-    return SlotState(name, active, retained, wal_status, settings.source_log_bytes_max)
+    return SlotState(name, active, retained, wal_status, settings.source_log_bytes_max, hours_left)
 
 
 def _connector(settings: OperationsSettings) -> ConnectorStatus:

@@ -72,7 +72,8 @@ def _print(seen: PipelineStatus) -> None:
         console.print(f"connector {seen.connector.name}: {seen.connector.summary}", highlight=False)
     if seen.slot is not None and not isinstance(seen.slot, Unavailable):
         state = "read" if seen.slot.active else "not read"
-        console.print(f"slot {seen.slot.name}: {state}, {seen.slot.retained_bytes} bytes kept", highlight=False)
+        kept = f"{seen.slot.retained_bytes} bytes kept, {seen.slot.time_left}"
+        console.print(f"slot {seen.slot.name}: {state}, {kept}", highlight=False)
     for finding in seen.findings:
         console.print(f"! {finding}", highlight=False, markup=False)
 

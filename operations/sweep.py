@@ -19,7 +19,7 @@ from consumer.ports import Record
 from consumer.settle import settle_events
 from operations.bootstrap import Replaying
 from operations.config import OperationsSettings
-from operations.engines import source
+from operations.engines import LONG_STATEMENT_LIMIT_S, source
 from operations.errors import SweepError
 from operations.kafka import KafkaAdmin
 from operations.outbox_rows import ROWS_READ, events_of
@@ -82,7 +82,7 @@ class Sweep:
         self._stop = stop
         self._kafka = KafkaAdmin(settings.text("kafka_bootstrap_servers"))
         self._topics = entity_topics(settings.topic_prefix)
-        self._engine = source(settings)
+        self._engine = source(settings, statement_limit_s=LONG_STATEMENT_LIMIT_S)
 
     def look(self, older_than: dt.timedelta, *, unread_too: bool, rows_max: int | None) -> Swept:
         """Find out what the pending rows are that are older than that; nothing is changed.

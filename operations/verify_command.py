@@ -13,7 +13,7 @@ from rich.table import Table
 from connectors.outbox import EntityType
 from consumer.openemr.verification import Verification, verify
 from operations.config import OperationsSettings
-from operations.engines import reading_engine
+from operations.engines import LONG_STATEMENT_LIMIT_S, reading_engine
 from operations.failures import FOUND
 
 
@@ -33,7 +33,7 @@ def command(
         raise typer.BadParameter("give --entity ID, or --all")
     settings = OperationsSettings.read()
     found = verify(
-        reading_engine(settings.database_url("openemr_url")),
+        reading_engine(settings.database_url("openemr_url"), statement_limit_s=LONG_STATEMENT_LIMIT_S),
         ledger_schema=settings.ledger_schema,
         entity_ids=None if every else entity,
         entity_types=tuple(EntityType) if entity_type is None else (entity_type,),

@@ -31,7 +31,7 @@ from operations.connector_plan import read_plan
 from operations.connector_removal import remove, reset_offsets, stop
 from operations.kafka import KafkaAdmin
 from operations.provision import Choices, provision
-from operations.source_log import read_slot
+from operations.source_log import SlotReader
 from operations.topic_check import WORKER_TOPICS
 from stack import Stack
 from stack.ports import LOOPBACK
@@ -416,7 +416,7 @@ def test_a_removed_connector_leaves_nothing_that_fills_the_sources_disk(site: Si
 
 
 def _retained(site: Site) -> int:
-    log = read_slot(site.settings, sample_s=0.0)
+    log = SlotReader(site.settings).read(sample_s=0.0)
     assert log is not None
     return log.retained_bytes or 0
 
