@@ -25,6 +25,15 @@ BATCH_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 300, 400, 500)
 
 SYSTEMS: Final = ("openemr", "source", "kafka")
 
+OUTCOMES: Final = (
+    ("applied", ""),
+    ("duplicate", ""),
+    ("stale", ""),
+    ("waiting", ErrorClass.PARENT_MISSING.value),
+    *(("failed", one.value) for one in ErrorClass),
+)
+"""What words() can say: the labels outcome and error_class."""
+
 
 class SettlingMetrics:
     """The metrics of one process that settles events; a consumer and a retrier have the same ones.
@@ -78,8 +87,15 @@ class SettlingMetrics:
             ("system",),
             registry=registry,
         )
+        self._begin()
+
+    def _begin(self) -> None:
+        # Prometheus sees no increase in a series that begins at 1: the first failure of a process would alert nobody.
         for system in SYSTEMS:
             self._failures.labels(system)
+        for entity_type in EntityType:
+            for outcome in OUTCOMES:
+                self._events.labels(entity_type.value, *outcome)
 
     def marked(self, settlements: Sequence[Settlement]) -> None:
         """Count events whose rows say now what became of them, and time those that were applied."""
@@ -219,6 +235,9 @@ class RetryMetrics:
             "emrsync_retry_paused", "Whether an error class is left alone after a storm of failures.", ("error_class",),
             registry=registry,
         )  # fmt: skip
+        for entity_type in EntityType:
+            for error_class in ErrorClass:
+                self._retries.labels(entity_type.value, error_class.value)
         self.pause(())
 
     def taken(self, entity_type: str, error_class: ErrorClass | None) -> None:

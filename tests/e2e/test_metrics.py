@@ -43,7 +43,7 @@ def test_scraped_metrics_agree_with_the_rows_after_a_run_with_failures(clinic: C
     counted = {
         (labels["outcome"], labels["error_class"]): count
         for (name, pairs), count in samples.items()
-        if name == "emrsync_events_total" and (labels := dict(pairs))["entity_type"] == "patient"
+        if name == "emrsync_events_total" and count and (labels := dict(pairs))["entity_type"] == "patient"
     }
     failures = EVENTS // FAILING_EVERY
     assert {("applied", ""): EVENTS - failures, ("failed", "too_long"): failures} == dict(seen) == counted

@@ -8,6 +8,8 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -18,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 import connectors.migrations
 from connectors.connect_client import ConnectClient
@@ -29,12 +31,15 @@ from operations.connect import connect_client
 from operations.connector_health import FlowLook, read_health
 from operations.connector_plan import read_plan
 from operations.connector_removal import remove, reset_offsets, stop
+from operations.flow import FlowReader
 from operations.kafka import KafkaAdmin
 from operations.provision import Choices, provision
 from operations.source_log import SlotReader
 from operations.topic_check import WORKER_TOPICS
 from stack import Stack
 from stack.ports import LOOPBACK
+from tests.e2e.members import wait_for
+from tests.scraping import free_port, scraped, value
 
 LOG = logging.getLogger(__name__)
 
@@ -43,6 +48,9 @@ TAKEOVER_LIMIT_S = 30.0
 
 REVIVAL_LIMIT_S = 60.0
 """From the first row that does not come to its record."""
+
+RESUMPTION_LIMIT_S = 120.0
+"""A minute of running and flowing, and the start before it."""
 
 SLOT_LIMIT_S = 60.0
 """Three heartbeats, and the server's own note of running transactions every 15 s."""
@@ -307,7 +315,6 @@ def test_a_task_that_runs_and_moves_nothing_is_revived_by_the_watch(site: Site, 
                 settings.connector_name,
                 report=told.append,
                 look=FlowLook(settings, watching),
-                policy=WatchPolicy(poll_s=2.0),
                 stopped=over.is_set,
             )
         )
@@ -394,10 +401,73 @@ def test_a_lost_slot_is_named_with_its_cure_which_sends_what_is_not_done(site: S
         client.resume(site.settings.connector_name)
 
         with pytest.raises(WatchGaveUpError, match=r"slot:emrsync: .* `emrsync connector reset-offsets`"):
-            watch(client, site.settings.connector_name, report=LOG.info, look=FlowLook(site.settings, client))
+            watch(
+                client, site.settings.connector_name, report=LOG.info, look=FlowLook(site.settings, client),
+                policy=WatchPolicy(exits=True),
+            )  # fmt: skip
         reset_offsets(site.settings, client, report=LOG.info)
 
     tail.until(ids, TAKEOVER_LIMIT_S)
+
+
+def test_the_watch_of_a_lost_slot_can_be_scraped_and_resumes_after_the_recovery(
+    site: Site, tail: Tail, tmp_path: Path
+) -> None:
+    """The command as a service runs it: a signal before the recovery would end it with 1, and afterwards with 0."""
+    port = free_port()
+    log = tmp_path / "watch.log"
+
+    def shown(name: str, **labels: str) -> float | None:
+        with contextlib.suppress(OSError):
+            return value(scraped(port), name, **labels)
+        return None
+
+    with site.client() as client, log.open("w") as output:
+        stop(client, site.settings.connector_name)
+        ids = site.insert(2)
+        lose_slot(site)
+        client.resume(site.settings.connector_name)
+        watcher = subprocess.Popen(
+            [sys.executable, "-m", "operations", "connector", "watch", "--poll-s", "1", "--stall-s", "20"],
+            env={**os.environ, **site.variables, "EMRSYNC_METRICS_PORT": str(port)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            wait_for(lambda: shown("emrsync_connector_given_up") == 1, REVIVAL_LIMIT_S, log.read_text)
+            assert shown("emrsync_source_log_lost", reader="slot") == 1
+            reset_offsets(site.settings, client, report=LOG.info)
+            wait_for(lambda: shown("emrsync_connector_given_up") == 0, RESUMPTION_LIMIT_S, log.read_text)
+            assert shown("emrsync_source_log_lost", reader="slot") == 0
+        finally:
+            watcher.terminate()
+            code = watcher.wait(REVIVAL_LIMIT_S)
+
+    tail.until(ids, TAKEOVER_LIMIT_S)
+    assert (code, log.read_text().count('"gave_up"')) == (0, 1)
+
+
+def test_records_of_old_rows_hide_none_that_were_sent_before_them(site: Site, tail: Tail) -> None:
+    """As after a resync: a watch that begins then must not take what waits for the consumers for unsent."""
+    ids = site.insert(12)
+    tail.until(ids, TAKEOVER_LIMIT_S)
+    old = Producer({"bootstrap.servers": site.kafka})
+    for partition in range(6):
+        old.produce("emrsync.patient", b"{}", key=b"old", partition=partition, headers={"id": b"old", "seq": b"1"})
+    assert old.flush(REVIVAL_LIMIT_S) == 0
+    age_pending_rows(site)
+    reader = FlowReader(site.settings, KafkaAdmin(site.kafka))
+
+    seen = reader.read()
+
+    assert (seen.unsent_rows, seen.progress.unsent) == (0, None)
+    with site.client() as client:
+        stop(client, site.settings.connector_name)
+        site.insert(2)
+        age_pending_rows(site)
+        without = [reader.read().unsent_rows, FlowReader(site.settings, KafkaAdmin(site.kafka)).read().unsent_rows]
+        client.resume(site.settings.connector_name)
+    assert without == [2, 2]
 
 
 def test_a_removed_connector_leaves_nothing_that_fills_the_sources_disk(site: Site, tail: Tail) -> None:
@@ -419,6 +489,14 @@ def _retained(site: Site) -> int:
     log = SlotReader(site.settings).read(sample_s=0.0)
     assert log is not None
     return log.retained_bytes or 0
+
+
+def age_pending_rows(site: Site) -> None:
+    """Let rows be of a minute ago."""
+    with site.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE sync_outbox SET created_at = now() - interval '1 minute' WHERE status = 'pending'"
+        )
 
 
 def lose_slot(site: Site) -> None:

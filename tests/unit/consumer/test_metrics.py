@@ -61,13 +61,33 @@ def world() -> Pipeline:
 
 
 def outcomes(samples: Samples) -> dict[tuple[str, str, str], float]:
-    """Give the counted events by entity, outcome and error class."""
+    """Give the counted events by entity, outcome and error class; what was never counted is left out."""
     found = {}
     for (name, labels), count in samples.items():
-        if name == "emrsync_events_total":
+        if name == "emrsync_events_total" and count:
             by_name = dict(labels)
             found[by_name["entity_type"], by_name["outcome"], by_name["error_class"]] = count
     return found
+
+
+def test_every_series_is_there_before_its_first_event(endpoint: tuple[int, CollectorRegistry]) -> None:
+    """Prometheus sees no increase in one that begins at 1."""
+    port, registry = endpoint
+    SettlingMetrics(registry)
+    RetryMetrics(registry)
+
+    samples = scraped(port)
+
+    for one in EntityType:
+        by_type = {"entity_type": one.value}
+        for kind in ErrorClass:
+            failed = {"outcome": "failed", "error_class": kind.value}
+            assert value(samples, "emrsync_events_total", **by_type, **failed) == 0
+            assert value(samples, "emrsync_retries_total", **by_type, error_class=kind.value) == 0
+        for outcome, error_class in (("applied", ""), ("duplicate", ""), ("stale", ""), ("waiting", "parent_missing")):
+            assert value(samples, "emrsync_events_total", **by_type, outcome=outcome, error_class=error_class) == 0
+    counted = [name for name, _labels in samples if name == "emrsync_events_total"]
+    assert len(counted) == len(EntityType) * (4 + len(ErrorClass))
 
 
 def rows(world: Pipeline) -> dict[tuple[str, str, str], float]:
