@@ -237,14 +237,14 @@ def test_what_runs_again_but_moves_nothing_has_not_come_back(after: Look) -> Non
 
 
 def test_a_lost_slot_is_told_once_until_a_person_has_made_another() -> None:
-    """Also while no worker answers."""
-    lost = Look(None, lost="slot:emrsync: gone")
+    """Also while no worker answers, and though heartbeats may go on meanwhile."""
     beats = iter(range(1, 10_000))
     fake = FakeConnect(states=[RUNNING], refused_connections=3)
 
-    told = flowing(
-        fake, lambda: lost if fake.now_s < 50.0 else Look(Progress(next(beats), 1, None)), until_s=200.0
-    )  # fmt: skip
+    def look() -> Look:
+        return Look(Progress(next(beats), 1, None), lost="slot:emrsync: gone" if fake.now_s < 100.0 else None)
+
+    told = flowing(fake, look, until_s=200.0)
 
     actions = [event.action for event in told]
     assert actions == [WatchAction.GAVE_UP, WatchAction.UNREACHABLE, WatchAction.RUNNING, WatchAction.RESUMED]

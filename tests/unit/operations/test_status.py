@@ -18,6 +18,8 @@ FINE = OutboxState((Count("patient", "done", "applied", None, 7),), unfinished=0
 FAILURES = OutboxState((Count("patient", "failed", "failed", "too_long", 2),), 0, 2, None)
 SLOT = SlotState("emrsync", active=True, retained_bytes=56, wal_status="reserved")
 IDLE_SLOT = SlotState("emrsync", active=False, retained_bytes=56, wal_status="reserved")
+LARGE_SLOT = SlotState("emrsync", True, 56, "reserved", retained_bytes_max=50, hours_left=2.04)
+LARGE_SLOT_WITHOUT_END = SlotState("emrsync", True, 56, "reserved", retained_bytes_max=50)
 LOST_SLOT = SlotState("emrsync", active=True, retained_bytes=None, wal_status="lost")
 HALTED = PartitionLag("emrsync.patient", 2, committed=7, end=9, lag=2, halted=True)
 DOWN = Unavailable("Connection refused")
@@ -35,6 +37,14 @@ CLOSED = SiteReport(NOON, "first start", (), "maintenance by the operator since 
         (
             PipelineStatus(FINE, IDLE_SLOT, STOPPED, (), 0, 0, SITE),
             ["slot emrsync: nobody reads", "connector: connector STOPPED"],
+        ),
+        (
+            PipelineStatus(FINE, LARGE_SLOT, RUNS, (), 0, 0, SITE),
+            ["slot emrsync: PostgreSQL keeps 56 bytes for it, above 50, 2.0 hours left if nothing is read"],
+        ),
+        (
+            PipelineStatus(FINE, LARGE_SLOT_WITHOUT_END, RUNS, (), 0, 0, SITE),
+            ["slot emrsync: PostgreSQL keeps 56 bytes for it, above 50, no end in sight"],
         ),
         (PipelineStatus(FINE, LOST_SLOT, RUNS, (), 0, 0, SITE), ["slot emrsync: lost"]),
         (PipelineStatus(FINE, SLOT, RUNS, (), 3, 2, SITE), ["dead letters: 2 are undecided"]),
@@ -55,6 +65,8 @@ CLOSED = SiteReport(NOON, "first start", (), "maintenance by the operator since 
         "no slot",
         "failures",
         "idle slot",
+        "large slot",
+        "large slot without a limit",
         "lost slot",
         "dead letters",
         "decided",
