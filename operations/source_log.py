@@ -76,7 +76,8 @@ class SourceLog:
             )
         if self.active is not None and self.limit_bytes is None:
             found.append(
-                f"{self.reader}: max_slot_wal_keep_size is not set, so that a slot nobody reads fills the disk"
+                f"{self.reader}: max_slot_wal_keep_size is not set, so that a slot nobody reads fills the disk;"
+                " set it, or EMRSYNC_SOURCE_LOG_DISK_BYTES for the hours until then"
             )
         return tuple(found)
 
