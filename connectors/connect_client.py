@@ -12,6 +12,7 @@ import tenacity
 
 from connectors.connect_errors import (
     ConnectBusyError,
+    ConnectError,
     ConnectorAbsentError,
     ConnectorNotRunningError,
     ConnectUnreachableError,
@@ -252,9 +253,12 @@ class ConnectClient:
 
     def _call_once(self, method: str, path: str, **options: Any) -> Any:
         response = self._response(method, path, **options)
-        if response.is_success:
+        if not response.is_success:
+            raise refusal(response, path)
+        try:
             return response.json() if response.content else None
-        raise refusal(response, path)
+        except ValueError as error:
+            raise ConnectError(f"what answers to {path} is no Kafka Connect; check EMRSYNC_CONNECT_URL") from error
 
     def _response(self, method: str, path: str, **options: Any) -> httpx.Response:
         limit_s = _READ_LIMIT_S if method == "GET" else _REQUEST_LIMIT_S

@@ -214,3 +214,11 @@ def test_what_the_connector_objects_to_is_told_by_setting() -> None:
     client = ConnectClient("http://connect", transport=transport)
 
     assert client.objections({"connector.class": "x.Y"}) == ("database.hostname: Unable to connect: refused",)
+
+
+def test_a_page_of_something_else_is_an_error_that_is_known() -> None:
+    """A proxy's page of a success would end the watch with a traceback."""
+    page = httpx.MockTransport(lambda _: httpx.Response(200, text="<html>welcome</html>"))
+
+    with ConnectClient("http://connect", transport=page) as one, pytest.raises(ConnectError, match="no Kafka Connect"):
+        one.status("outbox")
