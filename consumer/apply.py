@@ -103,6 +103,7 @@ def _apply_or_split(
             return
         outcomes[batch[0][0]] = refused.failure
         with target.transaction() as transaction:
+            transaction.require(positions)
             transaction.record((), positions)
             transaction.commit()
 
@@ -114,6 +115,7 @@ def _apply_with_races(
     for _ in range(RACES_MAX):
         try:
             with target.transaction() as transaction:
+                transaction.require(positions)
                 outcomes = _apply_in(transaction, batch)
                 _record(transaction, batch, outcomes, positions)
                 reached(Point.BEFORE_TARGET_COMMIT)

@@ -10,8 +10,9 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
+from typing import Any
 
 import structlog
 
@@ -22,6 +23,7 @@ from consumer.config import ConsumerSettings, RetrySettings, SettlingSettings
 from consumer.dead_letters import DeadLetterLimits
 from consumer.failed_rows import SqlFailedRows
 from consumer.kafka import KafkaEventStream
+from consumer.kafka_offsets import group_offsets
 from consumer.loop import ConsumerLoop, LoopLimits
 from consumer.metering import Unmetered, metering
 from consumer.metrics_endpoint import serving
@@ -29,7 +31,7 @@ from consumer.openemr import session
 from consumer.openemr.ledger_schema import checked_schema
 from consumer.openemr.target import OpenEmrTarget
 from consumer.outbox_marker import SqlOutboxMarker
-from consumer.ports import Target, TransientError
+from consumer.ports import PausedError, RestoredError, StreamPosition, Target, TransientError
 from consumer.retry_failed import Retrier, RetryLimits, StormBreaker, Told
 from consumer.retry_role import STOP_SEEN_S, RetryRole
 
@@ -37,7 +39,8 @@ from consumer.retry_role import STOP_SEEN_S, RetryRole
 def run(settings: ConsumerSettings | None = None) -> None:
     """Run one member until SIGTERM or SIGINT, with the environment's settings unless others are given.
 
-    A system that is away is waited for, at the start too. A signal lets the batch in hand finish (at most the
+    A system that is away is waited for, at the start too, and so is, outside the group, whoever brings what a restored
+    OpenEMR lacks. A signal lets the batch in hand finish (at most the
     statement time-outs, 60 s; usually well under 1 s), commits its offsets and leaves the group, so that the others
     take over at once.
 
@@ -49,29 +52,63 @@ def run(settings: ConsumerSettings | None = None) -> None:
     configure_logging(settings.log_format)
     with stop_signal() as stop, serving(settings.metrics_host, settings.metrics_port) as registry:
         meters = metering(registry)
-        target = await_target(settings, stop, meters)
-        if target is None:
+        while (target := await_target(settings, stop, meters)) is not None:
+            with contextlib.suppress(RestoredError), wired(settings, target, meters) as loop:
+                stop.tell(loop.stop)
+                tune_memory()
+                structlog.get_logger().info("consumer runs", action="started", group=settings.consumer_group)
+                loop.run()
+                break
+        else:
             return
-        with wired(settings, target, meters) as loop:
-            stop.tell(loop.stop)
-            tune_memory()
-            structlog.get_logger().info("consumer runs", action="started", group=settings.consumer_group)
-            loop.run()
     structlog.get_logger().info("consumer has left the group", action="stopped")
 
 
 def await_target(settings: ConsumerSettings, stop: StopSignal, meters: Unmetered) -> OpenEmrTarget | None:
-    """Connect to OpenEMR's database as soon as it is there; None when asked to stop before that."""
+    """Connect to OpenEMR's database as soon as it lacks nothing that the group has passed.
+
+    Returns None when asked to stop before that.
+    """
     backoff = Backoff()
+    told: str | None = None
     while not stop.is_set():
         try:
-            return open_target(settings)
+            return target_in_step(settings, meters)
         except TransientError as error:
             delay_s = backoff.failed(dt.datetime.now(dt.UTC))
-            meters.away("openemr")
-            structlog.get_logger().warning("waits to start", action="start_waits", reason=str(error))
+            if not isinstance(error, PausedError) or told != str(error):  # a pause lasts for hours, and is told once
+                structlog.get_logger().warning("waits to start", action="start_waits", reason=str(error))
+            told = str(error)
             stop.wait(delay_s)
     return None
+
+
+def target_in_step(settings: ConsumerSettings, meters: Unmetered) -> OpenEmrTarget:
+    """Connect to OpenEMR's database, and see that its ledger is where the group is, or beyond.
+
+    Raises:
+        RestoredError: it is not; the group has passed what OpenEMR lacks.
+        TransientError: a system is away, or somebody works on the site.
+    """
+    # Asked before the ledger: a position is never behind an offset that was committed before it was read.
+    with meters.asking("kafka"):
+        offsets = group_offsets(member_options(settings), topics.entity_topics(settings.topic_prefix))
+    with meters.asking("openemr"), contextlib.ExitStack() as opened:
+        target = open_target(settings)
+        opened.callback(target.close)
+        target.require([StreamPosition(topic, number, offset, offset) for (topic, number), offset in offsets.items()])
+        opened.pop_all()
+    return target
+
+
+def member_options(settings: ConsumerSettings) -> Mapping[str, Any]:
+    """Give the options of Kafka's client for a member."""
+    return kafka_options.consumer_options(
+        bootstrap_servers=settings.kafka_bootstrap_servers,
+        group_id=settings.consumer_group,
+        client_id=settings.client_id,
+        classic=settings.group_protocol == "classic",
+    )
 
 
 def tune_memory() -> None:
@@ -94,12 +131,7 @@ def wired(settings: ConsumerSettings, target: OpenEmrTarget, meters: Unmetered) 
         source = source_database.create_engine(settings.source_url.get_secret_value())
         held.callback(source.dispose)
         stream = KafkaEventStream(
-            kafka_options.consumer_options(
-                bootstrap_servers=servers,
-                group_id=settings.consumer_group,
-                client_id=client_id,
-                classic=settings.group_protocol == "classic",
-            ),
+            member_options(settings),
             kafka_options.producer_options(bootstrap_servers=servers, client_id=client_id),
             topics=topics.entity_topics(settings.topic_prefix),
             dead_letter_topic=topics.dead_letter_topic(settings.topic_prefix),

@@ -13,17 +13,14 @@ import structlog
 from connectors.events import UNREADABLE_HEADERS
 from consumer.dead_letters import added_headers
 from consumer.deadline import ends_process_after
+from consumer.kafka_offsets import ANSWER_LIMIT_S, CLOSE_LIMIT_S, committed
 from consumer.ports import MisconfiguredError, Place, Record, StreamPosition, TransientError
 
 COMMIT_LIMIT_S: Final = 120.0
 """The client (librdkafka 2.16) waits for a commit without limit, and was seen to wait for ever when another member had
 just left. In an outage it answers after 45 s, or after the 60 s of a request."""
 
-CLOSE_LIMIT_S: Final = 60.0
-"""It leaves the group within seconds, if no commit hangs."""
-
 DEAD_LETTER_FLUSH_S: Final = 10.0
-ANSWER_LIMIT_S: Final = 10.0
 
 HALTED: Final = "emrsync: too many dead letters"
 """Metadata of the group's offset where a member has given a partition up; the next commit takes it away."""
@@ -164,12 +161,11 @@ class KafkaEventStream:
 
     def halted(self, places: Collection[tuple[str, int]]) -> bool:
         """See ports.EventStream."""
-        asked = [confluent_kafka.TopicPartition(topic, partition) for topic, partition in places]
-        try:
-            found = self._consumer.committed(asked, timeout=ANSWER_LIMIT_S)
-        except confluent_kafka.KafkaException as error:
-            raise TransientError(f"Kafka did not tell the group's offsets ({error.args[0].name()})") from error
-        return any(one.metadata == HALTED for one in found)
+        return any(one.metadata == HALTED for one in committed(self._consumer, places))
+
+    def committed(self, places: Collection[Place]) -> Mapping[Place, int]:
+        """See ports.EventStream."""
+        return {(one.topic, one.partition): one.offset for one in committed(self._consumer, places) if one.offset >= 0}
 
     def commit(self, positions: Sequence[StreamPosition]) -> None:
         """See ports.EventStream."""

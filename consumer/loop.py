@@ -20,7 +20,17 @@ from consumer.dead_letters import LIMITS_DEFAULT as DEAD_LETTER_LIMITS
 from consumer.dead_letters import DeadLetterLimits, RecordReader
 from consumer.marking import MarkQueue, Unmarked
 from consumer.outcome import Failed
-from consumer.ports import EventStream, OutboxMarker, PausedError, Place, Settlement, Target, TransientError
+from consumer.ports import (
+    EventStream,
+    OutboxMarker,
+    PausedError,
+    Place,
+    RestoredError,
+    Settlement,
+    Target,
+    TransientError,
+)
+from consumer.reach import Reach
 from consumer.settle import release_parked, report_overdue, touched
 
 _log = structlog.get_logger()
@@ -110,6 +120,7 @@ class ConsumerLoop:
         self._chores_backoff = Backoff()
         self._stopping = False
         self._reader = RecordReader(stream, limits.dead_letters)
+        self._reach = Reach(stream)
         self._chores_due_at = clock()
         self._commit_due_at = clock()
         stream.before_revoke(self._give_up)
@@ -124,6 +135,7 @@ class ConsumerLoop:
         Raises:
             MisconfiguredError, TransientError: a system is set up wrongly, or Kafka's client cannot go on; nothing
                 unmarked was committed, so a restarted process takes the same events up again.
+            RestoredError: OpenEMR lacks what the group has passed; whoever leaves the group lets it be rewound.
         """
         try:
             while not self._stopping:
@@ -179,6 +191,8 @@ class ConsumerLoop:
         self._look_ahead()
         try:
             self._settle(self._held[0])
+        except RestoredError:
+            raise
         except TransientError as error:
             delay_s = self._backoff.failed(self._clock())
             reason, self._reason = self._reason, str(error)
@@ -196,12 +210,13 @@ class ConsumerLoop:
 
     def _settle(self, batch: Batch) -> None:
         batch.read(self._reader, self._clock())
-        positions = batch.positions
+        positions = self._reach.expected(batch.positions)
         if not positions:
             return
         if len(batch.events) < batch.records:
             self._commit_due_at = self._clock()  # what was parked must not be parked again
         settlements = self._applier.apply(batch.events, positions, batch.drafted)
+        self._reach.recorded(positions)
         self._marks.add(Unmarked([*settlements, *batch.unreadable], positions))
         _report(settlements)
         self._release(touched(settlements))
@@ -238,6 +253,7 @@ class ConsumerLoop:
         reached(Point.BEFORE_REVOKE)
         self._finish_marks()
         self._marks.abandon(places)
+        self._reach.forget(places)
         for batch in self._held:
             batch.leave_out(places)
         reached(Point.AFTER_REVOKE)

@@ -176,6 +176,11 @@ class MeteredStream:
         with self._settling.asking("kafka"):
             return self._stream.halted(places)
 
+    def committed(self, places: Collection[Place]) -> Mapping[Place, int]:
+        """See ports.EventStream."""
+        with self._settling.asking("kafka"):
+            return self._stream.committed(places)
+
     def commit(self, positions: Sequence[StreamPosition]) -> None:
         """See ports.EventStream."""
         with self._settling.asking("kafka"):
@@ -187,6 +192,8 @@ class MeteredStream:
     def close(self) -> None:
         """See ports.EventStream."""
         self._stream.close()
+        # The process may live on outside the group.
+        self._metrics.owned(0, ())
 
     def _note(self, records: Sequence[Record]) -> None:
         spans: dict[Place, tuple[Record, Record]] = {}

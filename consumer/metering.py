@@ -35,9 +35,6 @@ class Unmetered:
         """Ask a system within a block."""
         return contextlib.nullcontext()
 
-    def away(self, system: str) -> None:
-        """Hear that a system did not answer."""
-
 
 class Metered(Unmetered):
     """Puts counting and timing ports before the real ones."""
@@ -45,6 +42,7 @@ class Metered(Unmetered):
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
         self._settling = SettlingMetrics(registry)
+        self._streams: StreamMetrics | None = None
 
     def target(self, target: Target) -> Target:
         """Time its transactions."""
@@ -55,8 +53,9 @@ class Metered(Unmetered):
         return metered.MeteredMarker(marker, self._settling)
 
     def stream(self, stream: KafkaEventStream) -> EventStream:
-        """Show the member's partitions and lag."""
-        return metered.MeteredStream(stream, StreamMetrics(self._registry), self._settling, stream.ends)
+        """Show the member's partitions and lag; a process may be a member more than once."""
+        self._streams = self._streams or StreamMetrics(self._registry)
+        return metered.MeteredStream(stream, self._streams, self._settling, stream.ends)
 
     def failed_rows(self, rows: FailedRows) -> FailedRows:
         """Count the rows that are tried again."""
@@ -65,10 +64,6 @@ class Metered(Unmetered):
     def asking(self, system: str) -> contextlib.AbstractContextManager[None]:
         """Show by the block's end whether the system answers."""
         return self._settling.asking(system)
-
-    def away(self, system: str) -> None:
-        """Show that it did not."""
-        self._settling.away(system)
 
 
 def metering(registry: CollectorRegistry | None) -> Unmetered:

@@ -34,6 +34,10 @@ class PausedError(TransientError):
     """A person has paused the writing, or must accept a change first; the message names the command that ends it."""
 
 
+class RestoredError(PausedError):
+    """The ledger is behind what it once held: it was restored, and what is missing would be passed over."""
+
+
 class RefusedError(Exception):
     """The target refused a whole transaction, which is rolled back; failure tells why if one event did it."""
 
@@ -59,11 +63,12 @@ Place: TypeAlias = tuple[str, int]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StreamPosition:
-    """The next offset to read of one partition."""
+    """The next offset to read of one partition; the ledger was at reached, or beyond; 0 where nothing is known."""
 
     topic: str
     partition: int
     next_offset: int
+    reached: int = 0
 
     @property
     def place(self) -> Place:
@@ -128,6 +133,9 @@ class Change:
 class TargetTransaction(Protocol):
     """One transaction on OpenEMR's server; it ends with commit, or rolls back when left without."""
 
+    def require(self, positions: Sequence[StreamPosition]) -> None:
+        """Raise RestoredError, here or later, and write nothing, unless the ledger is where each was reached."""
+
     def settled(self, outbox_ids: Sequence[uuid.UUID]) -> frozenset[uuid.UUID]:
         """Return those of the events that the ledger has settled."""
 
@@ -148,7 +156,7 @@ class TargetTransaction(Protocol):
         """
 
     def record(self, settled: Sequence[tuple[Event, Applied | Stale]], positions: Sequence[StreamPosition]) -> None:
-        """Write the ledger rows of settled events and the positions of the stream."""
+        """Write settled events and the stream's positions; one goes back only where nothing is known to be reached."""
 
     def park(self, waiting: Sequence[tuple[Event, Waiting]]) -> None:
         """Keep events whose parent is missing; one kept before has waited since then, and is reported overdue again."""
@@ -245,7 +253,10 @@ class FailedRows(Protocol):
 
 
 class EventStream(Protocol):
-    """The entity topics as one member of the group sees them."""
+    """The entity topics as one member of the group sees them.
+
+    What asks Kafka raises TransientError when there is no answer; nothing was changed then.
+    """
 
     def poll(self, *, records_max: int, timeout_s: float) -> Sequence[Record]:
         """Return what is there, at most records_max; wait up to timeout_s for the first.
@@ -268,25 +279,16 @@ class EventStream(Protocol):
         """
 
     def halt(self, topic: str, partition: int) -> None:
-        """Remember beside a partition's offset, which stays, that it was given up there, until the next commit.
-
-        Raises:
-            TransientError: it could not be remembered.
-        """
+        """Remember beside a partition's offset, which stays, that it was given up there, until the next commit."""
 
     def halted(self, places: Collection[tuple[str, int]]) -> bool:
-        """Tell whether any of these partitions (topic, number) was given up at the offset where it is.
+        """Tell whether any of these partitions (topic, number) was given up at the offset where it is."""
 
-        Raises:
-            TransientError: Kafka does not tell.
-        """
+    def committed(self, places: Collection[Place]) -> Mapping[Place, int]:
+        """Return the group's offsets of these partitions; those without one are left out."""
 
     def commit(self, positions: Sequence[StreamPosition]) -> None:
-        """Commit next offsets of the group, synchronously; partitions no longer ours are left out.
-
-        Raises:
-            TransientError: the broker did not take them.
-        """
+        """Commit next offsets of the group, synchronously; partitions no longer ours are left out."""
 
     def close(self) -> None:
         """Leave the group."""

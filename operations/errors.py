@@ -49,6 +49,10 @@ class ResumeError(OperationError):
     """A restored OpenEMR cannot be caught up as asked; nothing was changed."""
 
 
+class ResumeStoppedError(ResumeError):
+    """Somebody has stopped a resume; the message says how far it came, and how it goes on."""
+
+
 class SweepError(OperationError):
     """A sweep cannot be carried out as asked; nothing was changed."""
 

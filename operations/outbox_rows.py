@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import sqlalchemy as sa
@@ -15,39 +15,6 @@ from connectors.outbox_event import EVENT_COLUMNS, event_of
 ROWS_READ: Final = 500
 
 _OUTBOX: Final = sync_outbox.c
-
-
-def unknown_events(
-    engine: sa.Engine,
-    where: sa.ColumnElement[bool],
-    known: Callable[[Sequence[bytes]], frozenset[bytes]],
-    elsewhere: Collection[bytes],
-) -> Iterator[Sequence[Event]]:
-    """Give the rows that a condition meets, the ledger does not know and that come from nowhere else, in chunks.
-
-    Ids are looked at first, so that only payloads that are wanted are read.
-    """
-    seq = -1
-    while True:
-        with engine.connect() as connection:
-            found = connection.execute(
-                sa.select(_OUTBOX.outbox_id, _OUTBOX.seq)
-                .where(where, _OUTBOX.seq > seq)
-                .order_by(_OUTBOX.seq)
-                .limit(ROWS_READ)
-            ).all()
-            if not found:
-                return
-            seq = found[-1].seq
-            settled = known([row.outbox_id.bytes for row in found])
-            wanted = [
-                row.outbox_id.bytes
-                for row in found
-                if row.outbox_id.bytes not in settled and row.outbox_id.bytes not in elsewhere
-            ]
-            events = events_of(connection, wanted)
-        if events:
-            yield events
 
 
 def events_of(connection: sa.Connection, outbox_ids: Sequence[bytes]) -> Sequence[Event]:

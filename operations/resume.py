@@ -5,26 +5,25 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import sqlalchemy as sa
 
 from connectors.events import Event, EventError
-from connectors.outbox import Status, sync_outbox
 from connectors.topics import entity_topics
 from consumer.openemr.ledger_schema import checked_schema
-from consumer.ports import Place
+from consumer.ports import Place, StreamPosition
 from consumer.settle import settle_events
 from operations.archive import ArchiveSource
 from operations.bootstrap import Replaying
 from operations.config import OperationsSettings
 from operations.engines import LONG_STATEMENT_LIMIT_S, reading_engine, source
-from operations.errors import ResumeError
+from operations.errors import ResumeError, ResumeStoppedError
 from operations.kafka_group import GroupAdmin
-from operations.outbox_rows import unknown_events
 from operations.record_source import Span, merged
 from operations.replay_forecast import LOOKED_UP, chunks, decoded, look_up, raw_id
+from operations.resume_outbox import LedgerEnd, ResumeOutbox
 
 CLOCKS_DIFFER: Final = dt.timedelta(minutes=10)
 """Outbox rows are looked at from so long before the ledger's end on, as three clocks are compared."""
@@ -43,6 +42,11 @@ class Behind:
     first: int
 
     @property
+    def place(self) -> Place:
+        """The partition."""
+        return self.topic, self.partition
+
+    @property
     def missing(self) -> int:
         """How many records the group has passed and OpenEMR lacks."""
         return self.committed - self.position
@@ -52,21 +56,28 @@ class Behind:
         """How many of them the topic keeps no more."""
         return max(0, min(self.first, self.committed) - self.position)
 
+    @property
+    def restart(self) -> int:
+        """Where the group is to go on."""
+        return self.position + self.gone
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Missing:
     """What OpenEMR lacks.
 
-    until: when the ledger was last written, UTC; None if it never was.
+    until: when the ledger was last written before the restore, UTC; None if it never was.
     beside: outbox rows that say they were applied, or wait, that the ledger does not know and no rewind brings: they
         were retried or replayed after the backup, or the topics keep them no more.
     archived: of the records that the topics keep no more, those that the archive given holds.
+    standing: outbox rows that stand for such a record, whether they are to be applied still or not.
     """
 
     until: dt.datetime | None
     behind: tuple[Behind, ...]
     beside: Counter[str]
     archived: int
+    standing: int
 
     @property
     def is_nothing(self) -> bool:
@@ -74,10 +85,14 @@ class Missing:
         return not self.behind and not self.beside
 
     @property
+    def gone(self) -> int:
+        """How many of the missing records the topics keep no more."""
+        return sum(one.gone for one in self.behind)
+
+    @property
     def lost(self) -> int:
-        """At least so many records are neither in the topics, nor in the archive, nor in the outbox."""
-        gone = sum(one.gone for one in self.behind)
-        return max(0, gone - self.archived - sum(self.beside.values()))
+        """How many records are neither in the topics, nor in the archive, nor have they a row in the outbox."""
+        return max(0, self.gone - self.archived - self.standing)
 
 
 class Resume:
@@ -88,15 +103,104 @@ class Resume:
         self._replaying = replaying
         self._archive = archive
         self._kafka = GroupAdmin(settings.text("kafka_bootstrap_servers"))
+        self._schema = checked_schema(settings.ledger_schema)
+        self._openemr = reading_engine(settings.database_url("openemr_url"))
+        self._end = LedgerEnd(None, None)
         self._coming: set[bytes] = set()
 
-    def look(self) -> Missing:
-        """Find out what is missing; nothing is changed.
+    def look(self, told: Told) -> Missing:
+        """Find out what is missing; nothing is changed. told hears of each records and rows that were looked at.
 
         Raises:
             ResumeError: the ledger belongs to other topics.
         """
-        positions, until = self._ledger()
+        positions = self._positions()
+        behind = self._behind({place: offset for place, (offset, _) in positions.items()})
+        times = [at for _, at in positions.values()]
+        ends = [positions[one.place][1] for one in behind if one.place in positions]
+        # A partition that is not behind may have been written after the restore.
+        until = max(ends or times, default=None)
+        self._end = LedgerEnd(until, min(times) - CLOCKS_DIFFER if times else None)
+        self._coming = set()
+        for one in behind:
+            kept = self._kafka.records(one.topic, one.partition, max(one.position, one.first), one.committed)
+            for chunk in chunks(kept, LOOKED_UP):
+                self._coming.update(raw_id(record) for record in chunk)
+                told(len(chunk))
+        archived = 0
+        for span in self._archived_spans(behind):
+            for chunk in chunks(self._archive.records(span) if self._archive is not None else (), LOOKED_UP):
+                self._coming.update(raw_id(record) for record in chunk)
+                archived += len(chunk)
+                told(len(chunk))
+        beside = self._outbox().look(self._coming, told)
+        return Missing(until, tuple(behind), beside.counts, archived, beside.standing)
+
+    def check_stopped(self) -> None:
+        """Raise ResumeError while the group has members; a retrier may run, as the ledger tells it what is settled."""
+        members = len(self._kafka.members(self._settings.consumer_group))
+        if members:
+            raise ResumeError(
+                f"{members} consumers of group {self._settings.consumer_group} run: stop them first (those that have"
+                " found the restore themselves have left the group, and may go on waiting)"
+            )
+
+    def carry_out(self, missing: Missing, stop: Callable[[], bool], told: Told) -> Counter[str]:
+        """Apply what the topics do not bring, then rewind the group; may be repeated after an end at any point.
+
+        The ledger's positions are what is looked at first, and they move last: until then a repetition finds the same.
+
+        Raises:
+            ResumeStoppedError: stop said so; what was applied stays, and the group is where it was.
+        """
+        counts: Counter[str] = Counter()
+
+        def check() -> None:
+            if stop():
+                raise ResumeStoppedError(
+                    f"stopped: {counts.total():,} events were applied directly, and the group is where it was;"
+                    " the same command goes on"
+                )
+
+        spans = self._archived_spans(missing.behind)
+        if self._archive is not None and spans:
+            for chunk in chunks(merged(self._archive.records, spans), LOOKED_UP):
+                check()
+                events = []
+                for one in look_up(self._replaying.target.known, chunk):
+                    try:
+                        if not one.is_known:
+                            events.append(decoded(one.record, self._settings.record_bytes_max))
+                    except EventError:
+                        counts["unreadable"] += 1
+                counts.update(self._settle(events))
+                told(len(chunk))
+        for events_beside in self._outbox().events(self._coming):
+            check()
+            counts.update(self._settle(events_beside))
+            told(len(events_beside))
+        check()
+        if missing.behind:
+            self._rewind(missing.behind)
+        return counts
+
+    def _rewind(self, behind: Sequence[Behind]) -> None:
+        self._kafka.move(self._settings.consumer_group, {one.place: one.restart for one in behind})
+        # What is gone was brought, or is lost: consumers must not wait for it.
+        passed = [StreamPosition(one.topic, one.partition, one.restart) for one in behind if one.gone]
+        if passed:
+            with self._replaying.target.transaction() as transaction:
+                transaction.record((), passed)
+                transaction.commit()
+
+    def _settle(self, events: Sequence[Event]) -> Sequence[str]:
+        if not events:
+            return ()
+        clock = lambda: dt.datetime.now(dt.UTC)  # noqa: E731 - a value like the others
+        settled = settle_events(self._replaying.target, self._replaying.marker, events, (), clock=clock)
+        return [type(one.outcome).__name__.lower() for one in settled]
+
+    def _behind(self, positions: dict[Place, int]) -> list[Behind]:
         topics = entity_topics(self._settings.topic_prefix)
         firsts: dict[Place, int] = {}
         for topic in topics:
@@ -113,61 +217,7 @@ class Resume:
                 )
             if one.committed is not None and position < one.committed:
                 behind.append(Behind(one.topic, one.partition, position, one.committed, firsts[place]))
-        self._coming = {
-            raw_id(record)
-            for one in behind
-            for record in self._kafka.records(one.topic, one.partition, max(one.position, one.first), one.committed)
-        }
-        archived = 0
-        for span in self._archived_spans(behind):
-            for record in self._archive.records(span) if self._archive is not None else ():
-                self._coming.add(raw_id(record))
-                archived += 1
-        beside: Counter[str] = Counter()
-        for events in self._beside(until):
-            beside.update(event.key.entity_type.value for event in events)
-        return Missing(until, tuple(behind), beside, archived)
-
-    def check_stopped(self) -> None:
-        """Raise ResumeError while the group has members."""
-        members = len(self._kafka.members(self._settings.consumer_group))
-        if members:
-            raise ResumeError(f"{members} consumers of group {self._settings.consumer_group} run: stop them first")
-
-    def carry_out(self, missing: Missing, told: Told) -> Counter[str]:
-        """Apply what the topics do not bring, then rewind the group; may be repeated after a kill at any point."""
-        counts: Counter[str] = Counter()
-        spans = self._archived_spans(missing.behind)
-        if self._archive is not None and spans:
-            for chunk in chunks(merged(self._archive.records, spans), LOOKED_UP):
-                events = []
-                for one in look_up(self._replaying.target.known, chunk):
-                    try:
-                        if not one.is_known:
-                            events.append(decoded(one.record, self._settings.record_bytes_max))
-                    except EventError:
-                        counts["unreadable"] += 1
-                counts.update(self._settle(events))
-                told(len(chunk))
-        for events_beside in self._beside(missing.until):
-            counts.update(self._settle(events_beside))
-            told(len(events_beside))
-        if missing.behind:
-            self._kafka.move(
-                self._settings.consumer_group,
-                {
-                    (one.topic, one.partition): max(one.position, min(one.first, one.committed))
-                    for one in missing.behind
-                },
-            )
-        return counts
-
-    def _settle(self, events: Sequence[Event]) -> Sequence[str]:
-        if not events:
-            return ()
-        clock = lambda: dt.datetime.now(dt.UTC)  # noqa: E731 - a value like the others
-        settled = settle_events(self._replaying.target, self._replaying.marker, events, (), clock=clock)
-        return [type(one.outcome).__name__.lower() for one in settled]
+        return behind
 
     def _archived_spans(self, behind: Sequence[Behind]) -> list[Span]:
         """Return what is to be taken from the archive: what the topics keep no more."""
@@ -175,29 +225,35 @@ class Resume:
             return []
         held = self._archive.places
         return [
-            Span(one.topic, one.partition, one.position, one.position + one.gone)
+            Span(one.topic, one.partition, one.position, one.restart)
             for one in behind
-            if one.gone and (one.topic, one.partition) in held
+            if one.gone and one.place in held
         ]
 
-    def _beside(self, until: dt.datetime | None) -> Iterator[Sequence[Event]]:
-        outbox = sync_outbox.c
-        waits = sa.and_(outbox.status == Status.PROCESSING.value, outbox.outcome == "waiting")
-        where = sa.or_(outbox.status == Status.DONE.value, waits)
-        if until is not None:
-            since = until - CLOCKS_DIFFER
-            where = sa.and_(where, sa.or_(outbox.processed_at >= since, outbox.processed_at.is_(None)))
-        engine = source(self._settings, statement_limit_s=LONG_STATEMENT_LIMIT_S)
-        return unknown_events(engine, where, self._replaying.target.settled_or_waiting, self._coming)
+    def _outbox(self) -> ResumeOutbox:
+        known = self._replaying.target.settled_or_waiting
+        return ResumeOutbox(
+            source(self._settings, statement_limit_s=LONG_STATEMENT_LIMIT_S), self._end, known, self._known_before
+        )
 
-    def _ledger(self) -> tuple[dict[Place, int], dt.datetime | None]:
-        schema = checked_schema(self._settings.ledger_schema)
-        sql = f"SELECT topic, partition_no, next_offset FROM {schema}.stream_position WHERE group_id = :group_id"  # noqa: S608 - ours
-        newest = f"""
-            SELECT MAX(at) FROM (
-                SELECT MAX(updated_at) AS at FROM {schema}.stream_position
-                UNION ALL SELECT MAX(updated_at) FROM {schema}.entity_map) AS times"""  # noqa: S608 - ours
-        with reading_engine(self._settings.database_url("openemr_url")).connect() as connection:
+    def _known_before(self, outbox_ids: Sequence[bytes]) -> frozenset[bytes]:
+        """Return what the ledger had settled or parked by its end; what came since was brought by a resume."""
+        if self._end.until is None or not outbox_ids:
+            return frozenset()
+        sql = sa.text(f"""
+            SELECT outbox_id FROM {self._schema}.applied_event WHERE outbox_id IN :ids AND applied_at <= :until
+            UNION SELECT outbox_id FROM {self._schema}.waiting_event WHERE outbox_id IN :ids AND since <= :until
+        """)  # noqa: S608 - ours
+        values = {"ids": list(outbox_ids), "until": self._end.until.replace(tzinfo=None)}
+        with self._openemr.connect() as connection:
+            rows = connection.execute(sql.bindparams(sa.bindparam("ids", expanding=True)), values)
+            return frozenset(row[0] for row in rows)
+
+    def _positions(self) -> dict[Place, tuple[int, dt.datetime]]:
+        """Return next offset and time of writing by partition."""
+        sql = f"""
+            SELECT topic, partition_no, next_offset, updated_at
+            FROM {self._schema}.stream_position WHERE group_id = :group_id"""  # noqa: S608 - ours
+        with self._openemr.connect() as connection:
             rows = connection.execute(sa.text(sql), {"group_id": self._settings.consumer_group}).all()
-            at = connection.execute(sa.text(newest)).scalar()
-        return {(row[0], row[1]): row[2] for row in rows}, None if at is None else at.replace(tzinfo=dt.UTC)
+        return {(row[0], row[1]): (row[2], row[3].replace(tzinfo=dt.UTC)) for row in rows}

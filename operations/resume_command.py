@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from typing import Annotated, Final
 
+import sqlalchemy as sa
 import typer
 
+import consumer.bootstrap
 from operations.archive import ArchiveSource
 from operations.archive_store import ArchiveStore
 from operations.bootstrap import wired_replay
 from operations.config import OperationsSettings
-from operations.errors import ResumeError
-from operations.failures import FOUND, WRONG_USE
+from operations.errors import ResumeError, ResumeStoppedError
+from operations.failures import FOUND, KNOWN, WRONG_USE, message
 from operations.progress import bar
 from operations.recovery_ledger import RecoveryLedger
-from operations.resume import Missing, Resume
+from operations.resume import Missing, Resume, Told
+
+COMMAND: Final = "resume"
 
 
 def command(
@@ -36,10 +41,11 @@ def command(
         raise typer.BadParameter("--from-ledger is the one way there is")
     settings = OperationsSettings.read()
     ledger = RecoveryLedger(settings)
-    with ledger.alone("resume"), wired_replay() as parts:
+    with ledger.alone(COMMAND), wired_replay() as parts:
         held = None if archive is None else ArchiveSource(ArchiveStore(archive), settings.topic_prefix)
         resume = Resume(settings, parts, held)
-        missing = resume.look()
+        with consumer.bootstrap.stop_signal() as stop, bar("looking", None, hidden=as_json) as told:
+            missing = resume.look(_until(stop.is_set, told))
         if not as_json:
             for line in lines(missing):
                 typer.echo(line)
@@ -50,16 +56,34 @@ def command(
             resume.check_stopped()
             if not yes:
                 _confirm(as_json=as_json)
-            with bar("applying", None, hidden=as_json) as told:
-                done = resume.carry_out(missing, told)
-            detail = "; ".join(lines(missing))
-            ledger.note("resume", settings.consumer_group, "rewound", why=why.strip(), detail=detail)
+            with (
+                remembered(ledger, settings.consumer_group, why.strip(), "; ".join(lines(missing))),
+                consumer.bootstrap.stop_signal() as stop,
+                bar("applying", None, hidden=as_json) as told,
+            ):
+                done = resume.carry_out(missing, stop.is_set, told)
             if not as_json:
                 typer.echo(f"applied directly: {_counts(done) or 'nothing'}; the group is rewound: start the consumers")
     if as_json:
         typer.echo(json.dumps(_mapping(missing, done, dry_run=dry_run), indent=2))
     if missing.lost or (dry_run and not missing.is_nothing):
         raise typer.Exit(FOUND)
+
+
+@contextlib.contextmanager
+def remembered(ledger: RecoveryLedger, group: str, why: str, detail: str) -> Iterator[None]:
+    """Note who began what and why before the first change, and in every case how it ended."""
+    ledger.note(COMMAND, group, "started", why=why, detail=detail)
+    try:
+        yield
+    except Exception as error:
+        action = "stopped" if isinstance(error, ResumeStoppedError) else "failed"
+        reason = message(error) if isinstance(error, KNOWN) else type(error).__name__
+        # The database that fails may be the one that remembers: then "started" is the last word.
+        with contextlib.suppress(sa.exc.DBAPIError):
+            ledger.note(COMMAND, group, action, why=why, detail=reason)
+        raise
+    ledger.note(COMMAND, group, "rewound", why=why, detail=detail)
 
 
 def lines(missing: Missing) -> Iterator[str]:
@@ -72,7 +96,7 @@ def lines(missing: Missing) -> Iterator[str]:
     per_topic: Counter[str] = Counter()
     for one in missing.behind:
         per_topic[one.topic] += one.missing
-    gone = sum(one.gone for one in missing.behind)
+    gone = missing.gone
     if per_topic:
         total = sum(per_topic.values())
         yield f"{total:,} records that the consumers have settled since are missing: {_counts(per_topic)}"
@@ -83,7 +107,16 @@ def lines(missing: Missing) -> Iterator[str]:
     if missing.beside:
         yield f"{sum(missing.beside.values()):,} more are applied from the outbox itself: {_counts(missing.beside)}"
     if missing.lost:
-        yield f"! at least {missing.lost:,} are neither in the topics, nor in the outbox, nor in an archive given"
+        yield f"! {missing.lost:,} are neither in the topics, nor in the outbox, nor in an archive given"
+
+
+def _until(stop: Callable[[], bool], told: Told) -> Told:
+    def checked(count: int) -> None:
+        if stop():
+            raise ResumeStoppedError("stopped while looking; nothing was changed")
+        told(count)
+
+    return checked
 
 
 def _confirm(*, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from consumer.ports import (
     PausedError,
     RaceError,
     RefusedError,
+    RestoredError,
     TransientError,
 )
 
@@ -92,6 +93,10 @@ _MISCONFIGURED: Final = {
 _DUPLICATE: Final = 1062
 _NOT_THERE: Final = {1054, 1146}
 _OVERFLOW: Final = 1690
+_RESTORED: Final = (
+    "the ledger beside OpenEMR is behind the group's offsets, as after a restore from a backup: "
+    "emrsync resume --from-ledger says what is missing and brings it"
+)
 _OUR_MISTAKE: Final = -1  # the driver refused the statement itself, and has no number for it
 
 # Numbers that OpenEMR's own code may take at the same moment; the next try takes others.
@@ -115,7 +120,8 @@ def translated(ledger_schema: str) -> Iterator[None]:
     """Raise what the use cases know instead of the driver's errors; the cause is cut off, since it holds values.
 
     Raises:
-        TransientError, LockedError, PausedError, RaceError, RefusedError, OutdatedError, MisconfiguredError.
+        TransientError, LockedError, PausedError, RestoredError, RaceError, RefusedError, OutdatedError,
+        MisconfiguredError.
     """
     try:
         yield
@@ -159,6 +165,8 @@ def _of_the_site(number: int, table: str, ledger_schema: str) -> Exception:
     """Tell what no event can help."""
     if number == _OVERFLOW and table == f"{ledger_schema}.site_state":
         return PausedError("writing into OpenEMR is paused")  # gate.sentry; whoever asks the gate learns why
+    if number == _OVERFLOW and table == f"{ledger_schema}.stream_position":
+        return RestoredError(_RESTORED)  # Ledger.require_sql
     reason = _MISCONFIGURED.get(number, f"a statement on {table} was refused")
     # Of our own tables only a migration brings what is missing.
     outdated = number in _NOT_THERE and not table.startswith(f"{ledger_schema}.")

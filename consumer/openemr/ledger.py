@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from connectors.events import EntityKey, Event
 from connectors.outbox import EntityType, Operation, TargetSystem
-from consumer.openemr.statements import Row, chunks, insert_rows, select_each, select_in
+from consumer.openemr.statements import Row, chunks, insert_rows, literal, select_each, select_in
 from consumer.openemr.trail import TrailEntry, write_trail
 from consumer.outcome import Applied, Stale, Waiting
 from consumer.ports import Mapped, StreamPosition
@@ -136,13 +136,34 @@ class Ledger:
         )
         rows = [_applied_row(event, outcome) for event, outcome in settled]
         insert_rows(connection, f"{self._schema}.applied_event", columns, rows, constants={"applied_at": _NOW})
-        insert_rows(
-            connection,
-            f"{self._schema}.stream_position",
-            ("group_id", "topic", "partition_no", "next_offset"),
-            [(self._group_id, one.topic, one.partition, one.next_offset) for one in positions],
-            constants={"updated_at": _NOW},
-            suffix="ON DUPLICATE KEY UPDATE next_offset = VALUES(next_offset), updated_at = VALUES(updated_at)",
+        # A member that was stopped for a while must not take back what its partition's next owner has reached.
+        newest = "GREATEST(next_offset, VALUES(next_offset))"
+        for followed, next_offset in ((True, newest), (False, "VALUES(next_offset)")):
+            own = [one for one in positions if (one.reached > 0) is followed]
+            insert_rows(
+                connection,
+                f"{self._schema}.stream_position",
+                ("group_id", "topic", "partition_no", "next_offset"),
+                [(self._group_id, one.topic, one.partition, one.next_offset) for one in own],
+                constants={"updated_at": _NOW},
+                suffix=f"ON DUPLICATE KEY UPDATE next_offset = {next_offset}, updated_at = VALUES(updated_at)",
+            )
+
+    def require_sql(self, positions: Sequence[StreamPosition]) -> str | None:
+        """Give the statement that fails with error 1690 unless the ledger is where all of these were reached.
+
+        It gives no result, as gate.sentry; None if nothing is known of any.
+        """
+        reached = [one for one in positions if one.reached > 0]
+        if not reached:
+            return None
+        places = " OR ".join(
+            f"topic = {literal(one.topic)} AND partition_no = {one.partition} AND next_offset >= {one.reached}"
+            for one in reached
+        )
+        return (
+            f"SELECT ~0 + (COUNT(*) < {len(reached)}) INTO @emrsync_restored "  # noqa: S608
+            f"FROM {self._schema}.stream_position WHERE group_id = {literal(self._group_id)} AND ({places})"
         )
 
     def record_trail(self, connection: sa.Connection, entries: Sequence[TrailEntry], author: str) -> None:

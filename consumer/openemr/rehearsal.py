@@ -115,6 +115,9 @@ class _RehearsedTransaction:
         self._real = real
         self._differences = differences
 
+    def require(self, positions: Sequence[StreamPosition]) -> None:
+        self._real.require(positions)
+
     def settled(self, outbox_ids: Sequence[uuid.UUID]) -> frozenset[uuid.UUID]:
         return self._real.settled(outbox_ids)
 

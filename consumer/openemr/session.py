@@ -31,7 +31,7 @@ def create_engine(url: str) -> sa.Engine:
         pool_pre_ping=False,  # a lost connection is seen by the statement that needs it, and nothing is lost by it
         connect_args={
             "charset": "utf8mb4",  # 4-byte characters
-            "client_flag": CLIENT.MULTI_STATEMENTS,  # for packet.py; every value in them goes through _literal
+            "client_flag": CLIENT.MULTI_STATEMENTS,  # for packet.py; every value in them goes through literal
             "connect_timeout": CONNECT_TIMEOUT_S,
             "read_timeout": STATEMENT_TIMEOUT_S,
             "write_timeout": STATEMENT_TIMEOUT_S,

@@ -78,9 +78,7 @@ def update_rows(
     )
     named = (*keys, *columns)
     for chunk in chunks(rows):
-        first = ", ".join(
-            f"{_literal(value)} AS `{name}`" for value, name in zip(_single(chunk[0]), named, strict=True)
-        )
+        first = ", ".join(f"{literal(value)} AS `{name}`" for value, name in zip(_single(chunk[0]), named, strict=True))
         values = " UNION ALL ".join([f"SELECT {first}", *(f"SELECT {_literals(row)}" for row in chunk[1:])])
         from_values = f"{table} t FORCE INDEX ({index}) JOIN ({values}) v ON {match}"
         _run(connection, f"UPDATE {from_values} SET {sets}")  # noqa: S608 - names are ours
@@ -101,7 +99,7 @@ def select_each(connection: sa.Connection, queries: Sequence[Query]) -> Sequence
     They go in one packet, and what the connection's packet keeps back goes along with them.
     """
     asked = [
-        (number, sql % (f"({_literals(chunk)})", *map(_literal, rest)))
+        (number, sql % (f"({_literals(chunk)})", *map(literal, rest)))
         for number, (sql, values, rest) in enumerate(queries)
         for chunk in chunks(list(values))
     ]
@@ -113,7 +111,7 @@ def select_each(connection: sa.Connection, queries: Sequence[Query]) -> Sequence
 
 def select_row(connection: sa.Connection, sql: str, *values: Any) -> Sequence[Any]:
     """Run a SELECT that gives one row, in one packet with what the connection's packet keeps back."""
-    (rows,) = _answers(connection, [sql % tuple(map(_literal, values))])
+    (rows,) = _answers(connection, [sql % tuple(map(literal, values))])
     (row,) = rows
     return tuple(row)
 
@@ -138,7 +136,7 @@ def _literals(row: Row) -> str:
     return ", ".join([_WRITERS.get(type(value), _by_driver)(value) for value in row])
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
     """Write a value as SQL, as the driver would; its own way there from a parameter takes three times as long.
 
     A backslash escapes because our sessions set their sql_mode, without NO_BACKSLASH_ESCAPES, themselves.

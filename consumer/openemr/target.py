@@ -27,7 +27,14 @@ from consumer.openemr.tables import Tables
 from consumer.openemr.transaction import OpenEmrTransaction
 from consumer.openemr.writing import Writer
 from consumer.outcome import ErrorClass, Failed, Waiting
-from consumer.ports import MisconfiguredError, OutdatedError, PausedError, RefusedError
+from consumer.ports import (
+    MisconfiguredError,
+    OutdatedError,
+    PausedError,
+    RefusedError,
+    RestoredError,
+    StreamPosition,
+)
 
 _log = structlog.get_logger()
 
@@ -139,6 +146,13 @@ class OpenEmrTarget:
             mapped = self._ledger.mapped(self._connection, keys, lock=Lock.NONE)
         return {key: one.last_seq for key, one in mapped.items()}
 
+    def require(self, positions: Sequence[StreamPosition]) -> None:
+        """Raise RestoredError unless the ledger is, as committed, where all of these were reached."""
+        sql = self._ledger.require_sql(positions)
+        if sql is not None:
+            with translated(self._ledger_schema), self._connection.begin():
+                self._packet.add(sql)
+
     def releasable(self, limit: int, keys: Sequence[EntityKey] | None) -> Sequence[Event]:
         """See ports.Target."""
         nobody_waits, self._nobody_waits = self._nobody_waits, False
@@ -173,6 +187,8 @@ class OpenEmrTarget:
         """
         try:
             yield
+        except RestoredError:
+            raise  # no question for the gate
         except PausedError:
             self._tables = self._read_tables(self._tables)
             raise OutdatedError("OpenEMR's tables were accepted anew") from None

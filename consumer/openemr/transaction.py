@@ -37,6 +37,12 @@ class OpenEmrTransaction:
         self.nobody_waits = False
         """Whether the waiting room was empty just after the commit; False also if that is not known."""
 
+    def require(self, positions: Sequence[StreamPosition]) -> None:
+        """See ports.TargetTransaction; it runs before all that comes after, and costs no round trip of its own."""
+        sql = self._ledger.require_sql(positions)
+        if sql is not None:
+            self._packet.add(sql)
+
     def settled(self, outbox_ids: Sequence[uuid.UUID]) -> frozenset[uuid.UUID]:
         """See ports.TargetTransaction."""
         return self._ledger.settled(self._connection, outbox_ids)

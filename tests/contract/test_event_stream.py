@@ -356,6 +356,20 @@ def test_partitions_of_others_are_left_out_of_a_commit(system: System) -> None:
     assert {mine} == moved
 
 
+def test_the_group_s_offsets_are_told_where_there_are_any(system: System) -> None:
+    """To any member, whoever committed them."""
+    system.produce(b"P-1", b"1")
+    member = system.member()
+    [[record]] = polled(member, count=1)
+    places = [(system.topic, number) for number in range(PARTITIONS)]
+    assert {} == member.committed(places)
+
+    member.commit(next_positions([record]))
+    member.close()
+
+    assert {record.place: 1} == system.member().committed(places)
+
+
 def both_own_one(system: System, first: EventStream, second: EventStream) -> int:
     """Go on until each member owns a partition, everything read is committed; give the first one's partition."""
     deadline = time.monotonic() + ANSWER_LIMIT_S

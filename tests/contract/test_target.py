@@ -25,6 +25,7 @@ from consumer.ports import (
     Mapped,
     RaceError,
     RefusedError,
+    RestoredError,
     StreamPosition,
     Target,
     TargetTransaction,
@@ -342,14 +343,28 @@ def test_an_entity_is_inserted_once(system: System) -> None:
 
 
 def test_the_stream_s_positions_move(system: System) -> None:
-    """With the transaction."""
+    """With the transaction; back only where nothing is known, as of a topic made anew, and not by a late member."""
     topic = f"topic-{uuid.uuid4().hex}"
-    for offset in (3, 7):
+    for offset, reached, there in ((3, 0, 3), (7, 3, 7), (5, 3, 7), (2, 0, 2)):
         with system.target.transaction() as transaction:
-            transaction.record((), [StreamPosition(topic, 0, offset), StreamPosition(topic, 1, 1)])
+            transaction.record((), [StreamPosition(topic, 0, offset, reached), StreamPosition(topic, 1, 1)])
             transaction.commit()
+        assert (there, 1, None) == (system.position(topic, 0), system.position(topic, 1), system.position(topic, 2))
 
-    assert (7, 1, None) == (system.position(topic, 0), system.position(topic, 1), system.position(topic, 2))
+
+def test_nothing_is_written_into_a_ledger_that_was_further(system: System) -> None:
+    """As after a restore: its position is an older one, or there is none; one that is as far as it was takes it."""
+    topic, created = f"topic-{uuid.uuid4().hex}", event(clinic.patient())
+    with system.target.transaction() as transaction:
+        transaction.record((), [StreamPosition(topic, 0, 9), StreamPosition(topic, 1, 8)])
+        transaction.commit()
+    for reached, lasts in (((9, 9), False), ((9, 8, 1), False), ((9, 8, 0), True)):
+        refused = contextlib.nullcontext() if lasts else pytest.raises(RestoredError, match="resume --from-ledger")
+        with refused, system.target.transaction() as transaction:
+            transaction.require([StreamPosition(topic, number, 10, offset) for number, offset in enumerate(reached)])
+            transaction.write([change_of(system.target, transaction, created)])
+            transaction.commit()
+        assert lasts is system.shows(created.key)
 
 
 def test_a_newer_state_replaces_the_older(system: System) -> None:

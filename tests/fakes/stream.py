@@ -126,6 +126,10 @@ class FakeEventStream:
         """See ports.EventStream."""
         return not self._broker.halted.isdisjoint(places)
 
+    def committed(self, places: Collection[Place]) -> Mapping[Place, int]:
+        """See ports.EventStream."""
+        return {place: self._broker.committed[place] for place in places if place in self._broker.committed}
+
     def commit(self, positions: Sequence[StreamPosition]) -> None:
         """See ports.EventStream."""
         self._faults.at("stream.commit")

@@ -14,7 +14,7 @@ from connectors.outbox import EntityType
 from connectors.payloads import AnyPayload, DiagnosticOrderV1, EncounterV1, MedicationOrderV1, PatientV1
 from consumer.drafting import Draft, Drafting
 from consumer.outcome import Applied, ErrorClass, Failed, Stale, Waiting
-from consumer.ports import Change, LockedError, Mapped, RaceError, RefusedError, StreamPosition
+from consumer.ports import Change, LockedError, Mapped, RaceError, RefusedError, RestoredError, StreamPosition
 from tests.fakes.faults import Faults
 
 GIVEN_NAME_CHARACTERS_MAX = 255
@@ -171,6 +171,11 @@ class FakeTransaction:
         self._faults = faults
         self._own = database.copied()
 
+    def require(self, positions: Sequence[StreamPosition]) -> None:
+        """See ports.TargetTransaction."""
+        if any(self._own.positions.get(one.place, 0) < one.reached for one in positions):
+            raise RestoredError("the ledger is behind: emrsync resume --from-ledger")
+
     def settled(self, outbox_ids: Sequence[uuid.UUID]) -> frozenset[uuid.UUID]:
         """See ports.TargetTransaction."""
         self._faults.at("target.settled")
@@ -229,7 +234,9 @@ class FakeTransaction:
             if event.outbox_id in self._own.applied:
                 raise RaceError("applied_event: another writer was first")
             self._own.applied[event.outbox_id] = outcome
-        self._own.positions.update({(one.topic, one.partition): one.next_offset for one in positions})
+        for one in positions:
+            before = self._own.positions.get(one.place, 0) if one.reached else 0
+            self._own.positions[one.place] = max(before, one.next_offset)
 
     def park(self, waiting: Sequence[tuple[Event, Waiting]]) -> None:
         """See ports.TargetTransaction."""

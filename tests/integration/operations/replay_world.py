@@ -31,6 +31,7 @@ from consumer.source_database import create_engine
 from operations.kafka import KafkaAdmin
 from tests.fakes import InlineExecutor
 from tests.integration.consumer.openemr.sites import Site
+from tests.integration.operations.charts import comparable
 from tests.integration.operations.letters import LIMIT_S, Clinic, Said, emrsync
 from tests.made_events import event, headers
 from tests.sources import outbox_columns
@@ -175,22 +176,8 @@ class ReplayWorld:
         }
 
     def chart(self) -> Mapping[str, list[str]]:
-        """Give what OpenEMR shows, without numbers and times that hang on when and how it was written.
-
-        A removed row leaves its uuid in the registry, if it ever was there: an entity that came and went within one
-        batch was not.
-        """
-        found = dict(self.openemr())
-        there = {
-            row["uuid"] for table, rows in found.items() if table != "uuid_registry" for row in rows if "uuid" in row
-        }
-        found["uuid_registry"] = [row for row in found["uuid_registry"] if row["uuid"] in there]
-        volatile = {"date", "id", "pid", "last_updated", "last_update", "date_modified", "created", "form_id"}
-        volatile |= {"encounter", "encounter_id", "patient_id", "procedure_order_id", "parent", "procedure_type_id"}
-        return {
-            table: sorted(str([(name, value) for name, value in row.items() if name not in volatile]) for row in rows)
-            for table, rows in found.items()
-        }
+        """Give what OpenEMR shows, without numbers and times that hang on when and how it was written."""
+        return comparable(self.openemr())
 
 
 @contextlib.contextmanager

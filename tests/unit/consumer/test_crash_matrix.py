@@ -61,11 +61,13 @@ def mark_before_commit(patch: pytest.MonkeyPatch) -> None:
 
 def no_ledger_check(patch: pytest.MonkeyPatch) -> None:
     """Take every delivery for the first one."""
+    right = FakeTransaction.record
 
     def settled(_self: FakeTransaction, _ids: Sequence[uuid.UUID]) -> frozenset[uuid.UUID]:
         return frozenset()
 
-    def record(self: FakeTransaction, rows: Sequence[tuple[Event, Applied | Stale]], _positions: object) -> None:
+    def record(self: FakeTransaction, rows: Sequence[tuple[Event, Applied | Stale]], positions: Any) -> None:
+        right(self, (), positions)
         self._own.applied.update({event.outbox_id: outcome for event, outcome in rows})
 
     patch.setattr(FakeTransaction, "settled", settled)

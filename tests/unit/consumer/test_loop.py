@@ -345,7 +345,7 @@ def test_good_records_after_a_stop_make_room_again(world: Pipeline) -> None:
     world.limits = LoopLimits(records_max=1, dead_letters=SHARE)
     produce_garbage(world, 3)
     world.broker.halted.add((TOPIC, 0))
-    world.broker.committed[TOPIC, 0] = 3
+    world.broker.committed[TOPIC, 0] = world.openemr.positions[TOPIC, 0] = 3
     for _ in range(10):
         world.happen(clinic.patient())
     produce_garbage(world, 3)

@@ -17,7 +17,7 @@ from consumer.openemr import statements
 def test_a_text_with_any_character_is_escaped_as_the_driver_does_it(character: str) -> None:
     """Alone, at either end, and beside one that is escaped."""
     for text in (character, f"a{character}", f"{character}z", f"O'{character}"):
-        assert statements._literal(text) == converters.escape_str(text)
+        assert statements.literal(text) == converters.escape_str(text)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_a_text_with_any_character_is_escaped_as_the_driver_does_it(character: s
 )
 def test_a_value_of_every_type_that_rows_hold(value: Any, written: str) -> None:
     """Types without a way of their own go the driver's way."""
-    assert statements._literal(value) == written
+    assert statements.literal(value) == written
 
 
 def test_values_written_before_their_turn_are_those_of_a_plain_row() -> None:
