@@ -15,6 +15,13 @@ ANSWER_LIMIT_S: Final = 10.0
 CLOSE_LIMIT_S: Final = 60.0
 """The client leaves the group within seconds, if no commit hangs."""
 
+_NOT_ALLOWED: Final = frozenset(
+    {
+        confluent_kafka.KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        confluent_kafka.KafkaError.GROUP_AUTHORIZATION_FAILED,
+    }
+)
+
 
 def group_offsets(consumer: Mapping[str, Any], topics: Collection[str]) -> Mapping[Place, int]:
     """Return a group's offsets without joining it; none where topics are missing or access is, as members say that.
@@ -26,9 +33,12 @@ def group_offsets(consumer: Mapping[str, Any], topics: Collection[str]) -> Mappi
     try:
         seen = asking.list_topics(timeout=ANSWER_LIMIT_S).topics
         places = [(name, partition) for name in topics if name in seen for partition in seen[name].partitions]
-        found = committed(asking, places) if places else ()
+        asked = [confluent_kafka.TopicPartition(*place) for place in places]
+        found = asking.committed(asked, timeout=ANSWER_LIMIT_S) if asked else ()
     except confluent_kafka.KafkaException as error:
-        raise TransientError(f"Kafka did not tell its topics ({error.args[0].name()})") from error
+        if error.args[0].code() in _NOT_ALLOWED:
+            return {}
+        raise TransientError(f"Kafka did not tell the group's offsets ({error.args[0].name()})") from error
     finally:
         with ends_process_after(CLOSE_LIMIT_S):
             asking.close()

@@ -69,7 +69,7 @@ class SettlingMetrics:
         )
         self._writing_paused = Gauge(
             "emrsync_writing_paused",
-            "Whether a person has paused the writing into OpenEMR, or must accept changed tables first.",
+            "Whether a person has paused the writing into OpenEMR, or must act before it can go on.",
             registry=registry,
         )
         self._races = Counter(

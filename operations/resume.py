@@ -21,6 +21,7 @@ from operations.config import OperationsSettings
 from operations.engines import LONG_STATEMENT_LIMIT_S, reading_engine, source
 from operations.errors import ResumeError, ResumeStoppedError
 from operations.kafka_group import GroupAdmin
+from operations.ledger_positions import read_positions
 from operations.record_source import Span, merged
 from operations.replay_forecast import LOOKED_UP, chunks, decoded, look_up, raw_id
 from operations.resume_outbox import LedgerEnd, ResumeOutbox
@@ -114,7 +115,7 @@ class Resume:
         Raises:
             ResumeError: the ledger belongs to other topics.
         """
-        positions = self._positions()
+        positions = read_positions(self._settings)
         behind = self._behind({place: offset for place, (offset, _) in positions.items()})
         times = [at for _, at in positions.values()]
         ends = [positions[one.place][1] for one in behind if one.place in positions]
@@ -248,12 +249,3 @@ class Resume:
         with self._openemr.connect() as connection:
             rows = connection.execute(sql.bindparams(sa.bindparam("ids", expanding=True)), values)
             return frozenset(row[0] for row in rows)
-
-    def _positions(self) -> dict[Place, tuple[int, dt.datetime]]:
-        """Return next offset and time of writing by partition."""
-        sql = f"""
-            SELECT topic, partition_no, next_offset, updated_at
-            FROM {self._schema}.stream_position WHERE group_id = :group_id"""  # noqa: S608 - ours
-        with self._openemr.connect() as connection:
-            rows = connection.execute(sa.text(sql), {"group_id": self._settings.consumer_group}).all()
-        return {(row[0], row[1]): (row[2], row[3].replace(tzinfo=dt.UTC)) for row in rows}

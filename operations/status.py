@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -16,6 +16,7 @@ from operations.dead_letter_actions import DeadLetterActions
 from operations.engines import ANSWER_LIMIT_S, reading_engine, source
 from operations.kafka import KafkaAdmin, KeptRecords, PartitionLag
 from operations.kafka_times import TopicTimes
+from operations.ledger_positions import read_positions, records_behind
 from operations.openemr_site import SiteReport, read_report
 from operations.parts import Unavailable, part
 from operations.source_log import SlotReader
@@ -74,6 +75,7 @@ class PipelineStatus:
     """Every stage, or why it could not be asked; slot is None on MySQL and MariaDB, and where there is none.
 
     dead_letters: all that are kept; undecided: those of them that nobody has replayed or discarded.
+    behind: records that the group has passed and OpenEMR's ledger lacks.
     replayable: by topic, since when (ms since 1970) it holds every record; None when it has dropped none yet.
     """
 
@@ -84,6 +86,7 @@ class PipelineStatus:
     dead_letters: int | Unavailable
     undecided: int | Unavailable
     openemr: SiteReport | Unavailable
+    behind: int | Unavailable = 0
     replayable: Mapping[str, int | None] | Unavailable = dataclasses.field(default_factory=dict)
 
     @property
@@ -118,9 +121,16 @@ class PipelineStatus:
             found.append(f"dead letters: {self.undecided} are undecided; `emrsync dead-letter list` shows them")
         elif isinstance(self.undecided, Unavailable) and isinstance(self.dead_letters, int) and self.dead_letters:
             found.append(f"dead letters: {self.dead_letters}; what was decided is not known: {self.undecided.reason}")
+        return *found, *self._openemr_findings()
+
+    def _openemr_findings(self) -> Iterator[str]:
         if isinstance(self.openemr, SiteReport):
-            found += [f"openemr: {one}" for one in self.openemr.findings]
-        return tuple(found)
+            yield from (f"openemr: {one}" for one in self.openemr.findings)
+        if isinstance(self.behind, int) and self.behind:
+            yield (
+                f"openemr: the ledger beside it lacks {self.behind} records that the group has passed, as after a"
+                " restore; consumers wait for `emrsync resume --from-ledger`"
+            )
 
 
 def read_status(settings: OperationsSettings, *, settled: bool = True, hours: bool = True) -> PipelineStatus:
@@ -152,6 +162,7 @@ def read_status(settings: OperationsSettings, *, settled: bool = True, hours: bo
         dead_letters=dead_letters,
         undecided=undecided,
         openemr=part(lambda: read_report(settings)),
+        behind=lag if isinstance(lag, Unavailable) else part(lambda: records_behind(lag, read_positions(settings))),
         replayable=replayable,
     )
 

@@ -43,6 +43,7 @@ def as_json_mapping(seen: PipelineStatus) -> dict[str, Any]:
         "dead_letters": seen.dead_letters if isinstance(seen.dead_letters, int) else _mapping(seen.dead_letters),
         "undecided_dead_letters": seen.undecided if isinstance(seen.undecided, int) else _mapping(seen.undecided),
         "openemr": _mapping(seen.openemr),
+        "ledger_behind": seen.behind if isinstance(seen.behind, int) else _mapping(seen.behind),
         "replayable": _replayable(seen),
         "findings": list(seen.findings),
     }

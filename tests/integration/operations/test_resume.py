@@ -192,6 +192,22 @@ def test_an_end_half_way_leaves_a_state_in_which_the_same_command_goes_on(
     assert {("Robin", "the disk broke")} == {(one.operator, one.why) for one in actions}
 
 
+def test_a_look_can_be_stopped(world: ReplayWorld) -> None:
+    """Nothing was changed by then, and nothing is remembered."""
+    world.happened(made.patient())
+    right = GroupAdmin.lag
+
+    def lag(*parts: Any) -> Any:
+        stopped(parts)
+        return right(*parts)
+
+    world.monkeypatch.setattr(GroupAdmin, "lag", lag)
+    said = world.run("resume", "--from-ledger", "--yes", "--why", "the disk broke")
+
+    assert (1, "error: stopped while looking; nothing was changed") == (said.code, said.err.splitlines()[-1])
+    assert () == tuple(RecoveryLedger(OperationsSettings.read()).actions("resume", None, 10))
+
+
 def test_what_is_lost_is_not_hidden_by_rows_that_were_retried(
     world: ReplayWorld, site: Site, openemr_admin_url: str
 ) -> None:
@@ -252,6 +268,7 @@ def test_members_pass_nothing_over_and_go_on_by_themselves_after_resume(
         wait_for(lambda: "emrsync resume --from-ledger" in member.log, LIMIT_S, lambda: member.log)
         wait_for(lambda: not GroupAdmin(world.clinic.servers).members(world.clinic.prefix), LIMIT_S, lambda: member.log)
         assert of_the_backup == (applied(world), positions(world))
+        assert "wait for `emrsync resume --from-ledger`" in world.run("status").out
 
         assert 0 == world.run("resume", "--from-ledger", "--yes", "--why", "the disk broke").code
         wait_for(lambda: world.clinic.lag() == 0, LIMIT_S, lambda: member.log)

@@ -14,12 +14,13 @@ from connectors.outbox import EntityType
 from connectors.topics import entity_topic
 from consumer.loop import ConsumerLoop
 from consumer.metered import MeteredFailedRows, MeteredMarker, MeteredStream, MeteredTarget
+from consumer.metering import metering
 from consumer.metrics import RetryMetrics, SettlingMetrics, StreamMetrics
 from consumer.metrics_endpoint import serving
 from consumer.outcome import ErrorClass
 from consumer.ports import MisconfiguredError, PausedError, Place, RaceError, Record, StreamPosition, TransientError
 from tests import clinic
-from tests.fakes import FakeEventStream, FakeMarker, FakeTarget, InlineExecutor
+from tests.fakes import FakeBroker, FakeEventStream, FakeMarker, FakeTarget, InlineExecutor
 from tests.invariants import violations_at_rest
 from tests.pipeline import Pipeline
 from tests.scraping import Samples, free_port, scraped, value
@@ -358,3 +359,13 @@ class NoRows:
     def claim_due(self, _limit: int, **_rest: Any) -> list[Place]:
         """Give none."""
         return []
+
+
+def test_a_process_may_be_a_member_more_than_once() -> None:
+    """After a restore it leaves the group and comes back, and owns nothing in between."""
+    registry = CollectorRegistry()
+    meters = metering(registry)
+    for _ in range(2):
+        meters.stream(FakeEventStream(FakeBroker())).close()  # type: ignore[arg-type]  # what is metered of it
+
+    assert 0 == registry.get_sample_value("emrsync_partitions")

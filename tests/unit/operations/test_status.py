@@ -55,6 +55,7 @@ CLOSED = SiteReport(NOON, "first start", (), "maintenance by the operator since 
         (PipelineStatus(FINE, SLOT, RUNS, (), 0, 0, UPGRADED), ["openemr: its tables have changed (differences: 1)"]),
         (PipelineStatus(FINE, SLOT, RUNS, (), 0, 0, CLOSED), ["openemr: maintenance by the operator since"]),
         (PipelineStatus(FINE, SLOT, RUNS, (), 0, 0, DOWN), ["openemr: Connection refused"]),
+        (PipelineStatus(FINE, SLOT, RUNS, (), 0, 0, SITE, 7), ["openemr: the ledger beside it lacks 7 records"]),
         (
             PipelineStatus(FINE, SLOT, DOWN, DOWN, DOWN, DOWN, SITE),
             ["connector: Connection refused", "lag: Connection refused"],
@@ -76,6 +77,7 @@ CLOSED = SiteReport(NOON, "first start", (), "maintenance by the operator since 
         "upgraded",
         "maintenance",
         "openemr down",
+        "restored",
         "kafka down",
     ],
 )
