@@ -9,7 +9,7 @@ import json
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,13 +56,18 @@ def main() -> int:
             done = soak(opened, seed=chosen.seed, seconds=chosen.seconds, report=console.print)
             console.print(_soak_table(done))
             figures, complaints, name = dataclasses.asdict(done), done.complaints(), f"soak-{chosen.seed}"
-    chosen.output.mkdir(parents=True, exist_ok=True)
-    path = chosen.output / f"chaos-{name}-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}.json"
+        # Before anything is stopped: a part that does not stop must not cost what was measured.
+        _keep(chosen.output, name, figures, complaints, console)
+    return 1 if complaints else 0
+
+
+def _keep(folder: Path, name: str, figures: object, complaints: Sequence[str], console: Console) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"chaos-{name}-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}.json"
     path.write_text(json.dumps({"complaints": complaints, "figures": figures}, indent=2) + "\n")
     for one in complaints:
         console.print(f"wrong: {one}", style="red")
     console.print(f"{'something is wrong' if complaints else 'all is well'}; figures kept in {path}")
-    return 1 if complaints else 0
 
 
 @contextmanager
@@ -99,16 +104,16 @@ def _outage_table(outages: dict[str, Outage]) -> Table:
 def _scaling_table(done: Scaling) -> Table:
     title = (
         f"{done.events_per_s:.0f} events/s; p99 {done.p99_calm_s * 1_000:.0f} ms before the first change;"
-        f" normal is up to {done.p99_normal_s * 1_000:.0f} ms"
+        f" normal is up to {done.p99_normal_s * 1_000:.0f} ms; all in seconds"
     )
     table = Table(title=title)
-    table.add_column("change")
+    table.add_column("change", no_wrap=True)
     for heading in (
-        "took s",
-        "p99 normal again after s",
-        f"p99 {NORMAL_FACTOR:.0f} times the calm's again after s",
-        "worst p99 of 5 s, in s",
-        "longest time without a settled event, in s",
+        "took",
+        "p99 normal again after",
+        f"p99 {NORMAL_FACTOR:.0f} times the calm's after",
+        "worst p99 of 5 s",
+        "longest time with nothing settled",
     ):
         table.add_column(heading, justify="right")
     for one in done.steps:

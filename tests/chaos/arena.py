@@ -86,9 +86,10 @@ class Members:
         return "\n".join(exposed(self._metrics_ports[number]) for number in range(len(self._lives)))
 
     def close(self) -> None:
-        """Stop all of them."""
-        for one in self.running:
-            one.close()
+        """Stop all of them, also when one of them does not stop in time."""
+        with contextlib.ExitStack() as held:
+            for one in self.running:
+                held.callback(one.close)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -75,7 +75,11 @@ class Member:
     def close(self) -> None:
         """Leave nothing running, and the group without a member that is only presumed alive."""
         if self._process.poll() is None:
-            self.terminate()
+            try:
+                self.terminate()
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
 
 
 @contextlib.contextmanager
