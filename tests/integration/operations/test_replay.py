@@ -333,7 +333,8 @@ def test_a_row_that_changed_since_the_plan_is_named_whichever_it_is(world: Repla
     world.happened(*patients)
     world.missed(*({**one, "given_name": "Grace"} for one in patients), operation=Operation.UPDATE)
     world.json("replay", "plan", "--output", "plan.json")
-    last = patients[-1]["patient_id"]
+    forecast = read_plan(world.folder / "plan.json").forecast
+    _, last = [name for name in forecast.changes if name not in forecast.sample][-1]
     world.site.change("UPDATE patient_data SET email = 'a@clinic.example' WHERE pubpid = %s", last)
 
     said = world.run("replay", "apply", "plan.json", "--why", "too late")
