@@ -114,7 +114,7 @@ def apply(
         source = source_named(settings, made.source)
         replay = Replay(settings, replaying, source, made, ledger=ledger, hold=hold)
         try:
-            with bar("checking", None, hidden=as_json) as told:
+            with bar("checking", events, hidden=as_json) as told:
                 before = replay.check(stop, told)
         except PlanChangedError as error:
             ledger.note(COMMAND, made.plan_id, "refused", why=reason, detail=str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import confluent_kafka
 import pytest
+import sqlalchemy as sa
 
 from connectors.events import Event
 from connectors.outbox import Operation
@@ -293,6 +295,25 @@ def test_a_lost_hold_on_a_plan_is_noticed_and_hides_nothing(world: ReplayWorld) 
         _break_hold(world, "a drill")
     with ledger.alone("a drill") as hold:
         assert hold.is_held()
+
+
+def test_an_apply_that_loses_the_server_ends_in_words(world: ReplayWorld) -> None:
+    """All of its connections at once, as in a restart; what is in hand then comes again."""
+    events = world.missed(*(made.patient() for _ in range(60)))
+    world.json("replay", "plan", "--output", "plan.json")
+    writer = sa.make_url(world.site.writer_url).username
+    with world.process("replay", "apply", "plan.json", "--why", "an outage", "--rate", "20") as applying:
+        _wait(world, "plan.json", at_least=10)
+        for row in world.site.rows("SELECT id FROM information_schema.processlist WHERE user = %s", writer):
+            with contextlib.suppress(sa.exc.DBAPIError):  # it has ended by itself
+                world.site.change(f"KILL {row['id']}")
+        out, err = applying.communicate(timeout=LIMIT_S)
+
+    assert (1, True, False) == (applying.returncode, "! paused: " in out, "Traceback" in err), out + err
+    assert "goes on here" in out
+    applied = world.json("replay", "apply", "plan.json", "--why", "the rest")
+    assert ("finished", 60) == (applied["state"], applied["done"])
+    assert {"done"} == {world.status(one) for one in events}
 
 
 def test_a_paused_apply_goes_on_although_retention_dropped_what_was_done(world: ReplayWorld) -> None:
