@@ -7,6 +7,7 @@ from typing import Final
 
 import httpx
 
+_NO_PLUGIN: Final = re.compile(r"Failed to find any class that implements Connector and which name matches ([\w.]+)")
 _STRUCT: Final = re.compile(r"Struct\s*\{.*", re.DOTALL)
 _REASON_CHARACTERS_MAX: Final = 400
 _REASONS_MAX: Final = 6
@@ -81,12 +82,13 @@ def causes(trace: str) -> str:
 
 def refusal(response: httpx.Response, path: str) -> ConnectError:
     """Return the error that an answer of the REST interface means."""
-    in_json = True
-    try:
-        message = str(response.json().get("message") or "")
-    except (ValueError, AttributeError):
-        in_json, message = False, response.text[:400]
+    message, in_json = _message(response)
     words = " ".join(message.split())
+    if plugin := _NO_PLUGIN.search(words):
+        return ConnectorRefusedError(
+            f"Kafka Connect has no plugin for {plugin[1]}: put Debezium's plugin of this engine into the plugin.path"
+            " of every worker, and start it again"
+        )
     error: ConnectError
     match response.status_code:
         case 401 | 403:
@@ -118,3 +120,11 @@ def refusal(response: httpx.Response, path: str) -> ConnectError:
         case code:
             error = ConnectError(f"Kafka Connect answers {code} to {path}: {causes(message)}; see the worker's log")
     return error
+
+
+def _message(response: httpx.Response) -> tuple[str, bool]:
+    """Give what an answer says, and whether it is Connect's own JSON."""
+    try:
+        return str(response.json().get("message") or ""), True
+    except (ValueError, AttributeError):
+        return response.text[:400], False

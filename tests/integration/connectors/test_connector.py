@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import httpx
 import pytest
 import sqlalchemy as sa
 from confluent_kafka import Consumer, TopicPartition
@@ -27,6 +29,19 @@ from tests.integration.connectors.conftest import scratch_source
 
 ARRIVAL_LIMIT_S = 30.0
 QUIET_S = 1.0
+
+# Debezium 3.6.1 reads these without naming them among its settings, or Connect does.
+KNOWN_WITHOUT_A_DEFINITION = {
+    "event.converting.failure.handling.mode",
+    "read.only",
+    "schema.history.internal.kafka.bootstrap.servers",
+    "schema.history.internal.kafka.topic",
+    "topic.creation.default.cleanup.policy",
+    "topic.creation.default.partitions",
+    "topic.creation.default.replication.factor",
+    "topic.heartbeat.prefix",
+    "transforms.outbox.table.fields.additional.error.on.missing",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +65,7 @@ class Line:
     def __init__(self, chain: Mapping[str, str], url: str) -> None:
         self.name = f"t{uuid.uuid4().hex[:10]}"
         self.url = url
+        self.connect = chain["EMRSYNC_CONNECT_URL"].split(",")[0]
         self.client = ConnectClient(chain["EMRSYNC_CONNECT_URL"])
         self.kafka = chain["EMRSYNC_KAFKA_BOOTSTRAP_SERVERS"]
         self.cdc = Login(chain["EMRSYNC_CDC_USER"], chain["EMRSYNC_CDC_PASSWORD"])
@@ -239,6 +255,35 @@ def test_a_database_that_does_not_answer_is_named_when_the_connector_is_applied(
         line.client.apply(name, config)
 
     assert name not in line.client.names()
+
+
+def test_the_mysql_connector_knows_every_setting_of_its_template(line: Line) -> None:
+    """There is no MySQL server here, and all that it says against the template is that this one does not answer."""
+    config = connector_config(dataclasses.replace(line.place, engine=SourceEngine.MYSQL, port=9))
+
+    answer = httpx.put(
+        f"{line.connect}/connector-plugins/MySqlConnector/config/validate",
+        json={"name": line.name, **config},
+        timeout=ARRIVAL_LIMIT_S,
+        trust_env=False,
+    ).json()["configs"]
+
+    assert [one.split(":")[0] for one in line.client.objections(config)] == ["database.hostname"]
+    defined = {one["definition"]["name"] for one in answer if one["definition"]}
+    assert {name for name in config if name not in defined} == KNOWN_WITHOUT_A_DEFINITION | {
+        f"snapshot.select.statement.overrides.{line.place.database}.sync_outbox"
+    }
+
+
+def test_the_mysql_connector_does_not_read_mariadb(line: Line, openemr_admin_url: str) -> None:
+    """So that what is seen on MariaDB needs Debezium's plugin for MariaDB."""
+    server = sa.make_url(openemr_admin_url)
+    place = dataclasses.replace(line.place, engine=SourceEngine.MYSQL, port=int(server.port or 0))
+    login = {"database.user": str(server.username), "database.password": str(server.password)}
+
+    [objection] = line.client.objections({**connector_config(place), **login})
+
+    assert re.search(r"database\.hostname: .*MariaDB", objection)
 
 
 def test_an_absent_connector_is_named(line: Line) -> None:

@@ -152,6 +152,21 @@ def test_each_refusal_has_its_own_error(code: int, message: str, error: type[Con
     assert len(fake.calls) == 2  # /connectors, and one PUT: nothing but a rebalance is worth another
 
 
+@pytest.mark.parametrize(
+    ("code", "before"), [(400, ""), (500, "…rest.errors.BadRequestException: …ConnectException: ")]
+)
+def test_a_plugin_that_the_workers_lack_is_named(code: int, before: str) -> None:
+    """Not every registry has MariaDB's; a worker answers a configuration and its check differently."""
+    wanted = "io.debezium.connector.mariadb.MariaDbConnector"
+    absent = f"{before}Failed to find any class that implements Connector and which name matches {wanted}, available"
+    fake = FakeConnect(put_answers=[httpx.Response(code, json={"message": f"{absent} connectors are: PluginDesc{{}}"})])
+
+    with pytest.raises(ConnectorRefusedError, match=rf"no plugin for {wanted}: put .* plugin.path") as raised:
+        client(fake).apply("outbox", CONFIG)
+
+    assert "PluginDesc" not in str(raised.value)
+
+
 def test_a_whole_restart_reaches_tasks_that_show_running() -> None:
     """After a crash of MySQL a task may show RUNNING and move nothing."""
     fake = FakeConnect()
