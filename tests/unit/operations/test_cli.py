@@ -165,7 +165,7 @@ def test_the_first_process_of_a_container_ends_by_sigterm(tmp_path: Path) -> Non
             accepted, _ = silent.accept()
             process.send_signal(signal.SIGTERM)
             try:
-                assert process.wait(timeout=3) == cli.INTERRUPTED
+                assert process.wait(timeout=10) == cli.INTERRUPTED
             finally:
                 process.kill()
                 accepted.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -145,3 +146,12 @@ def test_servers_that_do_not_start_end_the_demo_at_once(
 
     assert time.monotonic() - begun < 5
     assert said[-1] == "stopping everything"
+
+
+def test_what_runs_in_the_background_gives_its_result_or_its_error() -> None:
+    """To whoever asks for it."""
+    with demo._in_background(lambda: 7, threading.Event()) as doing:
+        assert doing.result(timeout=5) == 7
+
+    with demo._in_background(lambda: 1 // 0, threading.Event()) as failing, pytest.raises(ZeroDivisionError):
+        failing.result(timeout=5)
