@@ -128,6 +128,7 @@ class Replay:
         self._positions: dict[Place, int] = {(one.topic, one.partition): one.start for one in plan.spans}
         self._counts: Counter[str] = Counter()
         self._done = 0
+        self._doing = frozenset(plan.forecast.fates)
         self._foreseen = {error_class for error_class, _ in plan.forecast.failures}
         self._unforeseen: str | None = None
 
@@ -149,6 +150,7 @@ class Replay:
         now = look(self._settings, self._replaying, self._left(stop), force_rewrite=plan.force_rewrite, told=told)
         check_set(plan, now, done=self._done)
         check_fates(plan, now, done=self._done, begun=before is not None)
+        self._doing = frozenset(now.fates)
         return before
 
     def apply(self, pace: Pace, stop: Stop, told: Told) -> Ended:
@@ -166,6 +168,8 @@ class Replay:
 
     def _carry_out(self, pace: Pace, stop: Stop, told: Told) -> Ended:
         self._save(RUNNING)
+        if not self._doing:
+            return self._passed_over(told)
         saved_s = seen_s = time.monotonic()
         brake = Brake(pace.events_per_s, stop)
         for chunk in staged(self._left(stop), pace, lambda record: self._plan.writes(raw_id(record))):
@@ -185,6 +189,15 @@ class Replay:
                 saved_s = time.monotonic()
         return self._ended(FINISHED, None)
 
+    def _passed_over(self, told: Told) -> Ended:
+        """End at once where the check has found every event settled: what is settled stays so."""
+        left = len(self._plan.forecast.ids) - self._done
+        self._positions.update({(one.topic, one.partition): one.end for one in self._plan.spans})
+        self._counts[DUPLICATE] += left
+        self._done += left
+        told(left)
+        return self._ended(FINISHED, None)
+
     def _left(self, stop: Stop) -> Iterator[Record]:
         left = [
             dataclasses.replace(one, start=self._positions.get((one.topic, one.partition), one.start))
@@ -193,9 +206,10 @@ class Replay:
         return _selected(self._source, self._plan.selection, left, stop)
 
     def _settle(self, chunk: Sequence[Record]) -> None:
-        looked = look_up(self._replaying.target.known, chunk)
+        doing = [record for record in chunk if raw_id(record) in self._doing]
+        looked = look_up(self._replaying.target.known, doing)
         # Of a chunk that is interrupted nothing counts: it comes again, and what it has settled is duplicate then.
-        counts = Counter({DUPLICATE: sum(one.is_known for one in looked)})
+        counts = Counter({DUPLICATE: len(chunk) - len(doing) + sum(one.is_known for one in looked)})
         fresh: list[Event] = []
         settled: list[Event] = []
         for one in looked:

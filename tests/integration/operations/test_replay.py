@@ -53,6 +53,23 @@ def test_what_was_applied_is_planned_and_replayed_without_a_write(world: ReplayW
     assert before == world.openemr()
 
 
+def test_what_the_check_has_found_settled_is_not_read_again(
+    world: ReplayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays settled: such an apply costs what its check costs, and tells the same as one that looks twice."""
+    world.happened(made.patient())
+    world.happened(made.patient())
+    world.json("replay", "plan", "--output", "plan.json")
+    monkeypatch.setattr(Replay, "_settle", lambda *_: pytest.fail("it was settled already"))
+
+    applied = world.json("replay", "apply", "plan.json", "--why", "to be sure")
+
+    assert ("finished", 2, {"duplicate": 2}) == tuple(applied[name] for name in ("state", "done", "counts"))
+    run = RecoveryLedger(OperationsSettings.read()).run(read_plan(world.folder / "plan.json").plan_id)
+    assert run is not None
+    assert sum(run.positions.values()) == 2
+
+
 def test_a_plan_foretells_each_fate_and_changes_nothing_and_the_apply_keeps_to_it(world: ReplayWorld) -> None:
     """Names of columns, never values; after the apply the rows are there and the outbox rows say so."""
     known, twice = made.patient(), made.patient()
@@ -370,6 +387,7 @@ def test_a_row_that_changed_since_the_plan_is_named_whichever_it_is(world: Repla
 def test_a_repair_holds_few_rows_at_once(world: ReplayWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """The consumers wait for its locks, as for those of a plan's look."""
     world.happened(*(made.patient() for _ in range(REHEARSED + 5)))
+    world.site.change("UPDATE patient_data SET city = 'Elsewhere'")
     world.json("replay", "plan", "--output", "plan.json", "--force-rewrite")
     sizes: list[int] = []
 
