@@ -31,7 +31,7 @@ from consumer.openemr import session
 from consumer.openemr.ledger_schema import checked_schema
 from consumer.openemr.target import OpenEmrTarget
 from consumer.outbox_marker import SqlOutboxMarker
-from consumer.ports import PausedError, RestoredError, StreamPosition, Target, TransientError
+from consumer.ports import ClientLostError, PausedError, RestoredError, StreamPosition, Target, TransientError
 from consumer.retry_failed import Retrier, RetryLimits, StormBreaker, Told
 from consumer.retry_role import STOP_SEEN_S, RetryRole
 
@@ -40,9 +40,8 @@ def run(settings: ConsumerSettings | None = None) -> None:
     """Run one member until SIGTERM or SIGINT, with the environment's settings unless others are given.
 
     A system that is away is waited for, at the start too, and so is, outside the group, whoever brings what a restored
-    OpenEMR lacks. A signal lets the batch in hand finish (at most the
-    statement time-outs, 60 s; usually well under 1 s), commits its offsets and leaves the group, so that the others
-    take over at once.
+    OpenEMR lacks. A signal lets the batch in hand finish (at most the statement time-outs, 60 s; usually well under
+    1 s), commits its offsets and leaves the group, so that the others take over at once.
 
     Raises:
         MisconfiguredError: a system is there but set up wrongly; no event was lost or charged.
@@ -53,7 +52,7 @@ def run(settings: ConsumerSettings | None = None) -> None:
     with stop_signal() as stop, serving(settings.metrics_host, settings.metrics_port) as registry:
         meters = metering(registry)
         while (target := await_target(settings, stop, meters)) is not None:
-            with contextlib.suppress(RestoredError), wired(settings, target, meters) as loop:
+            with member_again(), wired(settings, target, meters) as loop:
                 stop.tell(loop.stop)
                 tune_memory()
                 structlog.get_logger().info("consumer runs", action="started", group=settings.consumer_group)
@@ -62,6 +61,17 @@ def run(settings: ConsumerSettings | None = None) -> None:
         else:
             return
     structlog.get_logger().info("consumer has left the group", action="stopped")
+
+
+@contextlib.contextmanager
+def member_again() -> Iterator[None]:
+    """End the block quietly by what a new membership cures."""
+    try:
+        yield
+    except RestoredError:
+        pass  # told by who waits for the target
+    except ClientLostError as error:
+        structlog.get_logger().warning("joins the group anew", action="client_lost", reason=str(error))
 
 
 def await_target(settings: ConsumerSettings, stop: StopSignal, meters: Unmetered) -> OpenEmrTarget | None:

@@ -13,12 +13,14 @@ import structlog
 from connectors.events import UNREADABLE_HEADERS
 from consumer.dead_letters import added_headers
 from consumer.deadline import ends_process_after
-from consumer.kafka_offsets import ANSWER_LIMIT_S, CLOSE_LIMIT_S, committed
-from consumer.ports import MisconfiguredError, Place, Record, StreamPosition, TransientError
+from consumer.kafka_contact import ANSWER_LIMIT_S as CONTACT_LIMIT_S
+from consumer.kafka_contact import Contact, others_reach
+from consumer.kafka_offsets import ANSWER_LIMIT_S, CLOSE_LIMIT_S, OffsetCommits, committed
+from consumer.ports import ClientLostError, MisconfiguredError, Place, Record, StreamPosition, TransientError
 
-COMMIT_LIMIT_S: Final = 120.0
-"""The client (librdkafka 2.16) waits for a commit without limit, and was seen to wait for ever when another member had
-just left. In an outage it answers after 45 s, or after the 60 s of a request."""
+NOTE_LIMIT_S: Final = 120.0
+"""The client (librdkafka 2.16) waits for such a commit without limit. In an outage it answers after 45 s, or after the
+60 s of a request."""
 
 DEAD_LETTER_FLUSH_S: Final = 10.0
 
@@ -34,20 +36,6 @@ _log = structlog.get_logger()
 # way of methodcaller is checked for that; message.headers() is not where the interpreter has made it fast, and the
 # first touch of a hole kills the process. A second call for the same message gives the holes without the error.
 _call_headers: Final = operator.methodcaller("headers")
-
-# The group moved on while we worked: the partitions' new owners read from the last committed offset, and the
-# ledger makes what they repeat a duplicate.
-_MOVED_ON: Final = frozenset(
-    {
-        confluent_kafka.KafkaError.ILLEGAL_GENERATION,
-        confluent_kafka.KafkaError.UNKNOWN_MEMBER_ID,
-        confluent_kafka.KafkaError.REBALANCE_IN_PROGRESS,
-        confluent_kafka.KafkaError.STALE_MEMBER_EPOCH,
-        confluent_kafka.KafkaError.FENCED_MEMBER_EPOCH,
-        confluent_kafka.KafkaError._ASSIGNMENT_LOST,  # noqa: SLF001 - librdkafka names its own errors so
-        confluent_kafka.KafkaError._NO_OFFSET,  # noqa: SLF001 - librdkafka names its own errors so
-    }
-)
 
 _NOT_PROVISIONED: Final = frozenset(
     {
@@ -80,9 +68,14 @@ class KafkaEventStream:
         topics: Sequence[str],
         dead_letter_topic: str,
     ) -> None:
-        self._consumer = confluent_kafka.Consumer(dict(consumer))
+        self._commits = OffsetCommits()
+        self._contact = Contact(self._reaches, lambda: others_reach(consumer))
+        self._consumer = confluent_kafka.Consumer(
+            {**consumer, "on_commit": self._on_commit, "error_cb": lambda _error: self._contact.trouble()}
+        )
         self._producer_options = producer
         self._producer: confluent_kafka.Producer | None = None
+        self._topics = topics
         self._dead_letter_topic = dead_letter_topic
         self._owned: set[Place] = set()
         self._paused = False
@@ -96,7 +89,10 @@ class KafkaEventStream:
         """See ports.EventStream."""
         # consume() with a time-out waits all of it unless the batch is full: poll for the first, then drain.
         first = self._consumer.poll(timeout_s)
+        self._commits.send_refused(self._consumer)
         if first is None:
+            if self._contact.is_lost():
+                raise ClientLostError("Kafka answers other clients and not this one")
             return ()
         messages = [first, *self._consumer.consume(records_max - 1, 0)] if records_max > 1 else [first]
         records = [polled_record(message) for message in messages if self._is_record(message)]
@@ -148,7 +144,7 @@ class KafkaEventStream:
             # Without an offset the group starts at the earliest record that is kept.
             offset = found.offset if found.offset >= 0 else self._earliest(place)
             mark = confluent_kafka.TopicPartition(topic, partition, offset, metadata=HALTED)
-            with ends_process_after(COMMIT_LIMIT_S):
+            with ends_process_after(NOTE_LIMIT_S):
                 self._consumer.commit(offsets=[mark], asynchronous=False)
         except confluent_kafka.KafkaException as error:
             raise TransientError(f"Kafka did not take a note beside an offset ({error.args[0].name()})") from error
@@ -170,18 +166,7 @@ class KafkaEventStream:
     def commit(self, positions: Sequence[StreamPosition]) -> None:
         """See ports.EventStream."""
         ours = [one for one in positions if one.place in self._owned]
-        if not ours:
-            return
-        offsets = [confluent_kafka.TopicPartition(one.topic, one.partition, one.next_offset) for one in ours]
-        try:
-            with ends_process_after(COMMIT_LIMIT_S):
-                self._consumer.commit(offsets=offsets, asynchronous=False)
-        except confluent_kafka.KafkaException as error:
-            cause = error.args[0]
-            if cause.code() in _MOVED_ON:
-                _log.info("offsets not committed", action="commit_skipped", reason=cause.name())
-                return
-            raise TransientError(f"Kafka did not take the offsets ({cause.name()})") from error
+        self._commits.send(self._consumer, {one.place: one.next_offset for one in ours})
 
     def ends(self) -> Mapping[Place, int | None]:
         """Give the end of each owned partition as the last fetch told it, None before the first; asks nobody."""
@@ -191,10 +176,29 @@ class KafkaEventStream:
             found[topic, partition] = known[1] if known is not None and known[1] >= 0 else None
         return found
 
+    def is_troubled(self) -> bool:
+        """Tell whether the client has told of trouble, and nothing has come since."""
+        return self._contact.is_troubled
+
     def close(self) -> None:
-        """See ports.EventStream."""
+        """See ports.EventStream; offsets that were sent arrive before the member leaves."""
+        self._commits.send(self._consumer, {})
         with ends_process_after(CLOSE_LIMIT_S):
             self._consumer.close()
+
+    def _on_commit(
+        self, error: confluent_kafka.KafkaError | None, offsets: list[confluent_kafka.TopicPartition]
+    ) -> None:
+        # The client's own errors have codes below 0; those of the broker are answers.
+        (self._contact.trouble if error is not None and error.code() < 0 else self._contact.heard)()
+        self._commits.answered(error, offsets)
+
+    def _reaches(self) -> bool:
+        try:
+            self._consumer.list_topics(self._topics[0], timeout=CONTACT_LIMIT_S)
+        except confluent_kafka.KafkaException:
+            return False
+        return True
 
     def _on_assign(self, consumer: confluent_kafka.Consumer, given: list[confluent_kafka.TopicPartition]) -> None:
         self._owned |= _places(given)
@@ -207,6 +211,8 @@ class KafkaEventStream:
     def _on_revoke(self, consumer: confluent_kafka.Consumer, taken: list[confluent_kafka.TopicPartition]) -> None:
         # Batches are settled between polls, and this runs inside a poll: only marks may still be in flight.
         self._before_revoke(_places(taken))
+        self._commits.send(consumer, {})
+        self._commits.forget(_places(taken))
         self._owned -= _places(taken)
         consumer.incremental_unassign(taken)
         _log.info("partitions revoked", action="revoked", partitions=_names(taken))
@@ -215,6 +221,7 @@ class KafkaEventStream:
         # The group has thrown us out: others own them already, and there is nothing to commit any more.
         self._owned -= _places(taken)
         self._before_revoke(_places(taken))
+        self._commits.forget(_places(taken))
         consumer.incremental_unassign(taken)
         _log.warning("partitions lost", action="lost", partitions=_names(taken))
 
@@ -227,6 +234,7 @@ class KafkaEventStream:
         error = message.error()
         if error is None:
             self._unknown_since_s = None
+            self._contact.heard()
             return True
         if error.code() == confluent_kafka.KafkaError._PARTITION_EOF:  # noqa: SLF001 - librdkafka's own names
             return False

@@ -55,8 +55,8 @@ class LoopLimits:
     unmarked_wait_s: how long a full queue of marks is waited for before partitions are paused, which costs what was
         fetched ahead.
     leave_wait_s: how long marks in flight hold up a rebalance or the end; what is left is repeated.
-    commit_interval_s: how often offsets are committed while a backlog is drained, where each commit's answer is waited
-        for; so much is repeated as duplicates when the process dies. Without a backlog each batch is committed.
+    commit_interval_s: how often offsets are committed while a backlog is drained; so much is repeated as duplicates
+        when the process dies. Without a backlog each batch is committed.
     """
 
     records_max: int = 500
@@ -136,6 +136,7 @@ class ConsumerLoop:
             MisconfiguredError, TransientError: a system is set up wrongly, or Kafka's client cannot go on; nothing
                 unmarked was committed, so a restarted process takes the same events up again.
             RestoredError: OpenEMR lacks what the group has passed; whoever leaves the group lets it be rewound.
+            ClientLostError: the stream must be made anew.
         """
         try:
             while not self._stopping:
@@ -231,7 +232,7 @@ class ConsumerLoop:
             _log.warning("children wait for the chores", action="release_postponed", reason=str(error))
 
     def _commit_marked(self) -> None:
-        """Commit the offsets of what is marked; what Kafka does not take now goes along with the next."""
+        """Commit the offsets of what is marked."""
         self._marks.advance()
         if self._more_is_there and self._clock() < self._commit_due_at:
             return
@@ -240,12 +241,7 @@ class ConsumerLoop:
             return
         self._commit_due_at = self._clock() + dt.timedelta(seconds=self._limits.commit_interval_s)
         reached(Point.BEFORE_OFFSET_COMMIT)
-        try:
-            self._stream.commit(marked)
-        except TransientError as error:
-            self._marks.give_back(marked)
-            _log.warning("offsets wait", action="offsets_wait", reason=str(error))
-            return
+        self._stream.commit(marked)
         reached(Point.AFTER_OFFSET_COMMIT)
 
     def _give_up(self, places: Collection[Place]) -> None:

@@ -119,11 +119,6 @@ class MarkQueue:
         marked, self._marked = self._marked, {}
         return [StreamPosition(topic, partition, offset) for (topic, partition), offset in marked.items()]
 
-    def give_back(self, positions: Sequence[StreamPosition]) -> None:
-        """Keep positions that could not be committed."""
-        for one in positions:
-            self._marked[one.place] = max(one.next_offset, self._marked.get(one.place, 0))
-
     def abandon(self, places: Collection[Place]) -> None:
         """Let these partitions' offsets be: their next owner repeats what is unmarked. The marks are written still."""
         kept = [

@@ -113,6 +113,7 @@ class MeteredStream:
     """An EventStream that tells how far behind its partitions are.
 
     ends: gives the end offset of each owned partition as far as it is known, without asking the broker; None if not.
+    is_troubled: tells whether the client has told of trouble with Kafka, and nothing has come since.
     """
 
     def __init__(
@@ -122,11 +123,14 @@ class MeteredStream:
         settling: SettlingMetrics,
         ends: Callable[[], Mapping[Place, int | None]],
         clock: Callable[[], float] = time.time,
+        *,
+        is_troubled: Callable[[], bool],
     ) -> None:
         self._stream = stream
         self._metrics = metrics
         self._settling = settling
         self._ends = ends
+        self._is_troubled = is_troubled
         self._clock = clock
         self._progress: dict[Place, _Progress] = {}
         self._looked_s = 0.0
@@ -183,8 +187,7 @@ class MeteredStream:
 
     def commit(self, positions: Sequence[StreamPosition]) -> None:
         """See ports.EventStream."""
-        with self._settling.asking("kafka"):
-            self._stream.commit(positions)
+        self._stream.commit(positions)
         for one in positions:
             if (progress := self._progress.get(one.place)) is not None:
                 progress.commit(one.next_offset)
@@ -206,6 +209,7 @@ class MeteredStream:
             progress.polled.append((last.offset + 1, first.timestamp_ms or 0))
 
     def _look(self, now_s: float) -> None:
+        (self._settling.away if self._is_troubled() else self._settling.answers)("kafka")
         ends = self._ends()
         known = {
             place: (progress, end)

@@ -55,7 +55,7 @@ class Metered(Unmetered):
     def stream(self, stream: KafkaEventStream) -> EventStream:
         """Show the member's partitions and lag; a process may be a member more than once."""
         self._streams = self._streams or StreamMetrics(self._registry)
-        return metered.MeteredStream(stream, self._streams, self._settling, stream.ends)
+        return metered.MeteredStream(stream, self._streams, self._settling, stream.ends, is_troubled=stream.is_troubled)
 
     def failed_rows(self, rows: FailedRows) -> FailedRows:
         """Count the rows that are tried again."""

@@ -147,6 +147,10 @@ class SettlingMetrics:
             raise
         self._up.labels(system).set(1)
 
+    def answers(self, system: str) -> None:
+        """Note that a system has answered."""
+        self._up.labels(system).set(1)
+
     def away(self, system: str) -> None:
         """Note that a system did not answer."""
         self._failures.labels(system).inc()

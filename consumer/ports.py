@@ -38,6 +38,10 @@ class RestoredError(PausedError):
     """The ledger is behind what it once held: it was restored, and what is missing would be passed over."""
 
 
+class ClientLostError(TransientError):
+    """Kafka is there, and this process's client does not find it any more: only a new one will."""
+
+
 class RefusedError(Exception):
     """The target refused a whole transaction, which is rolled back; failure tells why if one event did it."""
 
@@ -288,7 +292,7 @@ class EventStream(Protocol):
         """Return the group's offsets of these partitions; those without one are left out."""
 
     def commit(self, positions: Sequence[StreamPosition]) -> None:
-        """Commit next offsets of the group, synchronously; partitions no longer ours are left out."""
+        """Send next offsets of the group, but of no partition of others; a later poll sends again what is not taken."""
 
     def close(self) -> None:
         """Leave the group."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from connectors import topics
 from connectors.outbox import EntityType
-from consumer.ports import Place, Record, StreamPosition
+from consumer.ports import Place, Record, StreamPosition, TransientError
 from tests.fakes.faults import Faults
 from tests.made_events import NOON
 
@@ -74,6 +74,7 @@ class FakeEventStream:
         self._broker = broker
         self._faults = faults or Faults()
         self._next: dict[Place, int] = {}
+        self._refused: dict[Place, int] = {}
         self._paused = False
         self._before_revoke: Callable[[Collection[Place]], None] = lambda _places: None
         broker.join(self)
@@ -81,18 +82,22 @@ class FakeEventStream:
     def die(self) -> None:
         """Be thrown out of the group, as a process that was killed."""
         self._before_revoke = lambda _places: None
+        self._refused = {}
         self._broker.leave(self)
 
     def assigned(self, places: set[Place]) -> None:
         """Own exactly these partitions from now on; new ones are read from the group's offset."""
         if taken := self._next.keys() - places:
             self._before_revoke(taken)
+            self._send()
+            self._refused = {place: at for place, at in self._refused.items() if place not in taken}
         committed = self._broker.committed
         self._next = {place: self._next.get(place, committed.get(place, 0)) for place in sorted(places)}
 
     def poll(self, *, records_max: int, timeout_s: float) -> Sequence[Record]:  # noqa: ARG002 - the Protocol's
         """See ports.EventStream; what is not there does not come while waiting."""
         self._faults.at("stream.poll")
+        self._send()
         found: list[Record] = []
         if self._paused:
             return found
@@ -132,17 +137,30 @@ class FakeEventStream:
 
     def commit(self, positions: Sequence[StreamPosition]) -> None:
         """See ports.EventStream."""
-        self._faults.at("stream.commit")
-        for one in positions:
-            if one.place in self._next:
-                self._broker.committed[one.place] = one.next_offset
-                self._broker.halted.discard(one.place)
-                self._broker.commits.append((one.place, one.next_offset))
+        self._refused |= {one.place: one.next_offset for one in positions if one.place in self._next}
+        self._send()
+
+    def _send(self) -> None:
+        if not self._refused:
+            return
+        try:
+            self._faults.at("stream.commit")
+        except TransientError:
+            return
+        sent, self._refused = self._refused, {}
+        for place, next_offset in sent.items():
+            self._broker.committed[place] = next_offset
+            self._broker.halted.discard(place)
+            self._broker.commits.append((place, next_offset))
         self._faults.at("stream.committed")
 
     def ends(self) -> Mapping[Place, int | None]:
         """See KafkaEventStream.ends."""
         return {place: len(log) if (log := self._broker.logs.get(place)) else None for place in self._next}
+
+    def is_troubled(self) -> bool:
+        """See KafkaEventStream.is_troubled."""
+        return bool(self._refused)
 
     def close(self) -> None:
         """See ports.EventStream."""

@@ -37,7 +37,9 @@ class MeteredMember:
             return world.clock.now.timestamp()
 
         self.loop = ConsumerLoop(
-            MeteredStream(stream, StreamMetrics(registry), settling, stream.ends, clock=now_s),
+            MeteredStream(
+                stream, StreamMetrics(registry), settling, stream.ends, clock=now_s, is_troubled=stream.is_troubled
+            ),
             MeteredTarget(FakeTarget(world.openemr, world.faults), settling),
             MeteredMarker(FakeMarker(world.source, world.faults), settling),
             InlineExecutor(),
@@ -253,7 +255,14 @@ def test_the_lag_of_a_partition_is_the_age_of_its_oldest_uncommitted_record() ->
     now = [1_000.0]
     stream = ScriptedStream([[Record(*place, 5, b"k", b"", (), 900_000)], [Record(*place, 6, b"k", b"", (), 950_000)]])
     settling = SettlingMetrics(registry)
-    metered = MeteredStream(stream, StreamMetrics(registry), settling, lambda: {place: 7}, lambda: now[0])  # type: ignore[arg-type]  # what a poll needs
+    metered = MeteredStream(
+        stream,  # type: ignore[arg-type]  # what a poll needs
+        StreamMetrics(registry),
+        settling,
+        lambda: {place: 7},
+        lambda: now[0],
+        is_troubled=lambda: False,
+    )
 
     def lag() -> tuple[float | None, float | None]:
         now[0] += 10
@@ -279,7 +288,14 @@ def test_what_was_known_of_a_partition_is_forgotten_when_it_goes() -> None:
     now = [1_000.0]
     stream = ScriptedStream([[Record(*place, 5, b"k", b"", (), 900_000)], [], [Record(*place, 19, b"k", b"", (), 0)]])
     settling = SettlingMetrics(registry)
-    metered = MeteredStream(stream, StreamMetrics(registry), settling, lambda: {place: 20}, lambda: now[0])  # type: ignore[arg-type]  # what a poll needs
+    metered = MeteredStream(
+        stream,  # type: ignore[arg-type]  # what a poll needs
+        StreamMetrics(registry),
+        settling,
+        lambda: {place: 20},
+        lambda: now[0],
+        is_troubled=lambda: False,
+    )
     settled: list[Any] = []
     metered.before_revoke(settled.append)
     labels = {"topic": place[0], "partition": "0"}
