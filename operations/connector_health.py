@@ -120,6 +120,8 @@ class FlowLook:
     def __call__(self) -> Look:
         """Look at progress, and at what the source keeps; what does not answer is told as a warning."""
         flow = part(self._reader.read)
+        if isinstance(flow, Unavailable):
+            self._reader.ask_with(_admin(self._settings))
         log = part(self._log_reader.read)
         if self._told is not None:
             self._told(flow, log)

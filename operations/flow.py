@@ -58,6 +58,10 @@ class FlowReader:
         self._sent: dict[EntityType, int] = {}
         self._checked: dict[tuple[str, int], int] = {}
 
+    def ask_with(self, admin: KafkaAdmin) -> None:
+        """Go on with another client: one that was told of no brokers at all asks none any more."""
+        self._admin = admin
+
     def read(self) -> Flow:
         """Ask the source database and the brokers; any database or Kafka error is the caller's."""
         prefix = self._settings.topic_prefix

@@ -13,6 +13,7 @@ from connectors.connect_errors import ConnectorAbsentError, ConnectUnreachableEr
 from operations import connector_health
 from operations.config import OperationsSettings
 from operations.connector_health import FlowLook, SourceLogReader
+from operations.kafka import KafkaAdmin
 from operations.parts import Unavailable
 from operations.source_log import SourceLog
 
@@ -90,3 +91,22 @@ def test_what_is_not_known_is_told_as_such(settings: OperationsSettings, monkeyp
     assert [[type(part) for part in parts] for parts in told] == [[Unavailable, Unavailable]]
     assert (seen.progress, seen.lost) == (None, None)
     assert [text.split(":")[0] for text in seen.warnings] == ["flow unknown", "source log unknown"]
+
+
+def test_a_flow_that_is_unknown_is_asked_with_another_client_next_time(
+    settings: OperationsSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was told of no brokers never asks again, and the watch goes on for months."""
+    made: list[KafkaAdmin] = []
+
+    def admin(_settings: OperationsSettings) -> KafkaAdmin:
+        made.append(KafkaAdmin("127.0.0.1:1", answer_limit_s=0.1))
+        return made[-1]
+
+    monkeypatch.setattr(connector_health, "_admin", admin)
+    looking = FlowLook(settings, Worker().client)
+    looking()
+    looking()
+
+    assert len(made) == 3
+    assert looking._reader._admin is made[-1]
