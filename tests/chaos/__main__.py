@@ -21,7 +21,7 @@ from tests.chain import scratch_stack
 from tests.chaos.arena import Arena, arena
 from tests.chaos.faults import FAULTS
 from tests.chaos.outage import Outage, endure
-from tests.chaos.scaling import NORMAL_FACTOR, Scaling, scale
+from tests.chaos.scaling import NORMAL_FACTOR, WINDOW_S, Scaling, scale
 from tests.chaos.soak import Soak, soak
 
 
@@ -112,7 +112,7 @@ def _scaling_table(done: Scaling) -> Table:
         "took",
         "p99 normal again after",
         f"p99 {NORMAL_FACTOR:.0f} times the calm's after",
-        "worst p99 of 5 s",
+        f"worst p99 of {WINDOW_S:.0f} s",
         "longest time with nothing settled",
     ):
         table.add_column(heading, justify="right")

@@ -23,11 +23,15 @@ from tests.e2e.members import wait_for
 
 EVENTS_PER_S: Final = 500.0
 CALM_S: Final = 15.0
-WINDOW_S: Final = 5.0
+WINDOW_S: Final = 2.0
+"""Some thousand events at this rate, so that the p99 is the tenth of them; a longer one tells later what is normal."""
+
+CALM_WINDOW_S: Final = 10.0
 BACK_MAX_S: Final = 15.0
 """From a change until a window begins that is normal and ends within this."""
 
 WARM_AGE_S: Final = 1.0
+WARM_MIN_S: Final = 5.0
 WARM_LIMIT_S: Final = 180.0
 """The load's first seconds do not count: they last until no unfinished row is older than WARM_AGE_S."""
 
@@ -165,7 +169,7 @@ def scale(arena: Arena, *, seed: int, report: Callable[[str], None], events_per_
         begun_s, begun_at = time.monotonic(), _now(checker)
         spans: list[tuple[float, float]] = []
         with _workers_back(arena), load_for(arena, checker, events_per_s=events_per_s, seed=seed).running():
-            time.sleep(WINDOW_S)
+            time.sleep(WARM_MIN_S)
             # Java processes that have just started are slow for their first thousands of events.
             wait_for(lambda: checker.oldest_unfinished_s() < WARM_AGE_S, WARM_LIMIT_S, checker.statuses, interval_s=2)
             report(f"calm for {CALM_S:.0f} s")
@@ -181,7 +185,7 @@ def scale(arena: Arena, *, seed: int, report: Callable[[str], None], events_per_
         report("waiting for the last rows, and checking everything")
         checker.wait_at_rest(REST_LIMIT_S)
         latencies = Latencies(checker.rows(), begun_at)
-        calm_s = latencies.p99_s(calm_until_s - 2 * WINDOW_S, calm_until_s)
+        calm_s = latencies.p99_s(calm_until_s - CALM_WINDOW_S, calm_until_s)
         ends = [*(started for started, _ in spans[1:]), seconds]
         return Scaling(
             seconds=seconds,

@@ -44,14 +44,14 @@ def test_a_step_is_back_at_the_end_of_the_first_normal_window() -> None:
     done = _step(scaled_to_4, (10.0, 14.0), 40.0, latencies(11.0, 20.0), calm_s=0.1)
 
     assert (done.name, done.begun_s, done.ended_s) == ("scaled_to_4", 10.0, 14.0)
-    assert (done.back_s, done.p99_worst_s) == (11.0, 5.0)
+    assert (done.back_s, done.p99_worst_s) == (8.0, 5.0)
 
 
 def test_twice_the_calm_without_the_floor_is_told_beside_it() -> None:
     """What takes 0.8 s is normal by the floor of 1 s, and eight times the calm."""
     done = _step(scaled_to_4, (10.0, 14.0), 40.0, latencies(11.0, 20.0, slow_s=0.8), calm_s=0.1)
 
-    assert (done.back_s, done.back_to_calm_s) == (5.0, 11.0)
+    assert (done.back_s, done.back_to_calm_s) == (2.0, 8.0)
 
 
 def test_the_longest_time_in_which_nothing_was_settled_is_told() -> None:
@@ -73,17 +73,17 @@ def test_the_longest_time_in_which_nothing_was_settled_is_told() -> None:
 
 def test_a_kill_counts_from_its_moment() -> None:
     """Nobody waits for anything there."""
-    assert 15.0 == _step(member_killed, (10.0, 10.2), 40.0, latencies(10.0, 20.0), calm_s=0.1).back_s
+    assert 12.0 == _step(member_killed, (10.0, 10.2), 40.0, latencies(10.0, 20.0), calm_s=0.1).back_s
 
 
 def test_a_step_that_is_slow_until_the_next_change_never_came_back() -> None:
     """It cannot be told apart from the next one's slowness."""
-    assert _step(member_killed, (10.0, 10.2), 30.0, latencies(10.0, 27.0), calm_s=0.1).back_s is None
+    assert _step(member_killed, (10.0, 10.2), 30.0, latencies(10.0, 28.5), calm_s=0.1).back_s is None
 
 
 def test_a_change_that_nobody_notices_is_back_with_the_first_window() -> None:
-    """Five seconds are the least that can be seen."""
-    assert 5.0 == _step(scaled_to_4, (10.0, 14.0), 40.0, latencies(0.0, 0.0), calm_s=0.1).back_s
+    """Two seconds are the least that can be seen."""
+    assert 2.0 == _step(scaled_to_4, (10.0, 14.0), 40.0, latencies(0.0, 0.0), calm_s=0.1).back_s
 
 
 def test_a_run_complains_of_what_it_must_not_show() -> None:
