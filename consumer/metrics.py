@@ -135,17 +135,17 @@ class SettlingMetrics:
             yield
         except RaceError:
             self._races.inc()
-            self._up.labels(system).set(1)
+            self.answers(system)
             raise
         except (PausedError, OutdatedError) as error:
             # It has answered: a person has paused the writing, or the tables were read anew.
-            self._up.labels(system).set(1)
+            self.answers(system)
             self._writing_paused.set(isinstance(error, PausedError))
             raise
         except TransientError:
             self.away(system)
             raise
-        self._up.labels(system).set(1)
+        self.answers(system)
 
     def answers(self, system: str) -> None:
         """Note that a system has answered."""

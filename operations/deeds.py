@@ -9,6 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from operations.errors import ResumeStoppedError
 from operations.failures import KNOWN, message
 from operations.recovery_ledger import RecoveryLedger
 
@@ -50,10 +51,11 @@ def remembered(
     try:
         yield
     except BaseException as error:
+        action = STOPPED if isinstance(error, ResumeStoppedError) else FAILED
         reason = message(error) if isinstance(error, KNOWN) else type(error).__name__
         # The ledger may be what does not answer; the error itself then says so.
         with contextlib.suppress(sa.exc.DBAPIError):
             detail = f"{deed.detail}; {reason}" if deed.detail else reason
-            ledger.note(command, subject, FAILED, why=why, detail=detail)
+            ledger.note(command, subject, action, why=why, detail=detail)
         raise
     ledger.note(command, subject, deed.ended, why=why, detail=deed.detail)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, Final
 
 import typer
@@ -19,6 +16,7 @@ from operations.demo import DemoChoices, run
 from operations.demo_result import DemoResult
 from operations.demo_view import Screen, print_result
 from operations.failures import FOUND
+from operations.interruption import interrupted_by
 from operations.where_command import as_json_mapping, print_way
 from producer_app.targets import TargetChoice
 from stack import processes
@@ -60,7 +58,7 @@ def command(
         keep=keep,
     )
     screen = Screen()
-    with _stopped_by_signals():
+    with interrupted_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, first=_end_children):
         result = run(choices, say=screen.say, watch=screen.watch)
     if as_json:
         typer.echo(json.dumps(as_mapping(result), indent=2, default=str))
@@ -90,22 +88,6 @@ def as_mapping(result: DemoResult) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the demo as Ctrl-C does: everything is stopped before it ends."""
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        # Once is enough: a second one would interrupt the stopping.
-        for number in handled:
-            signal.signal(number, signal.SIG_IGN)
-        # A download or simulation under way is a child of ours, and its end would be waited for.
-        processes.send(processes.family(os.getpid())[1:], signal.SIGTERM)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in handled}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _end_children() -> None:
+    """End what is a child of ours, as a download or simulation under way: its end would be waited for."""
+    processes.send(processes.family(os.getpid())[1:], signal.SIGTERM)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import sys
@@ -10,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Annotated, Final
 
-import sqlalchemy as sa
 import typer
 
 import consumer.bootstrap
@@ -18,8 +16,9 @@ from operations.archive import ArchiveSource
 from operations.archive_store import ArchiveStore
 from operations.bootstrap import wired_replay
 from operations.config import OperationsSettings
+from operations.deeds import Deed, remembered
 from operations.errors import ResumeError, ResumeStoppedError
-from operations.failures import FOUND, KNOWN, WRONG_USE, message
+from operations.failures import FOUND, WRONG_USE
 from operations.progress import bar
 from operations.recovery_ledger import RecoveryLedger
 from operations.resume import Missing, Resume, Told
@@ -57,8 +56,14 @@ def command(
             if not yes:
                 _confirm(as_json=as_json)
             with (
-                remembered(ledger, settings.consumer_group, why.strip(), "; ".join(lines(missing))),
                 consumer.bootstrap.stop_signal() as stop,
+                remembered(
+                    ledger,
+                    COMMAND,
+                    settings.consumer_group,
+                    Deed(stop.is_set, "rewound", "; ".join(lines(missing))),
+                    why=why.strip(),
+                ),
                 bar("applying", None, hidden=as_json) as told,
             ):
                 done = resume.carry_out(missing, stop.is_set, told)
@@ -68,22 +73,6 @@ def command(
         typer.echo(json.dumps(_mapping(missing, done, dry_run=dry_run), indent=2))
     if missing.lost or (dry_run and not missing.is_nothing):
         raise typer.Exit(FOUND)
-
-
-@contextlib.contextmanager
-def remembered(ledger: RecoveryLedger, group: str, why: str, detail: str) -> Iterator[None]:
-    """Note who began what and why before the first change, and in every case how it ended."""
-    ledger.note(COMMAND, group, "started", why=why, detail=detail)
-    try:
-        yield
-    except Exception as error:
-        action = "stopped" if isinstance(error, ResumeStoppedError) else "failed"
-        reason = message(error) if isinstance(error, KNOWN) else type(error).__name__
-        # The database that fails may be the one that remembers: then "started" is the last word.
-        with contextlib.suppress(sa.exc.DBAPIError):
-            ledger.note(COMMAND, group, action, why=why, detail=reason)
-        raise
-    ledger.note(COMMAND, group, "rewound", why=why, detail=detail)
 
 
 def lines(missing: Missing) -> Iterator[str]:

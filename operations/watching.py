@@ -7,8 +7,7 @@ import dataclasses
 import datetime as dt
 import json
 import signal
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 
 import typer
 
@@ -16,6 +15,7 @@ from connectors.connect_client import ConnectClient
 from connectors.connect_watch import Look, WatchAction, WatchEvent, WatchPolicy, watch
 from operations.config import OperationsSettings
 from operations.connector_health import FlowLook, Told
+from operations.interruption import interrupted_by
 from operations.pipeline_metrics import watch_metrics
 
 MakeLook = Callable[[OperationsSettings, ConnectClient, Told | None], Callable[[], Look]]
@@ -31,7 +31,8 @@ def watch_until_stopped(
         ConnectError: as the watch does.
     """
     gave_up = False
-    with _interrupted_by_signals(), watch_metrics(settings) as metrics:
+    # Nothing is in hand that had to be finished; a look at servers that do not answer would take a minute.
+    with interrupted_by(signal.SIGTERM, signal.SIGINT), watch_metrics(settings) as metrics:
 
         def report(event: WatchEvent) -> None:
             nonlocal gave_up
@@ -52,25 +53,3 @@ def _tell(event: WatchEvent) -> None:
     typer.echo(json.dumps({"at": now, **dataclasses.asdict(event)}))
     if event.action is WatchAction.GAVE_UP:
         typer.echo(f"error: {event.text}", err=True)
-
-
-@contextlib.contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
-    """Let SIGTERM end the watch as Ctrl-C does, wherever it is: by itself the first process of a container ignores it.
-
-    Nothing is in hand that had to be finished; a look at servers that do not answer would take a minute.
-    """
-    handled = (signal.SIGTERM, signal.SIGINT)
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        # Once is enough: a second one would interrupt the ending.
-        for number in handled:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in handled}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
