@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Final, TypeAlias
@@ -41,26 +42,41 @@ OUTPUT_LIMIT_S: Final = 10.0
 """For the rest of the output of a lane that has ended."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a lane ended: pytest's exit code and last line, and its own line for each test that failed."""
+
+    code: int
+    last_line: str
+    failures: Sequence[str]
+
+
 def run_phases(phases: Sequence[Lanes], write: Callable[[str], None]) -> int:
-    """Run one phase after the other, also after a failure, but not after a signal; return the worst exit code."""
-    worst = 0
+    """Run one phase after the other, also after a failure, but not after a signal; return the worst exit code.
+
+    What a reader of a long log looks for comes last: how each lane ended, below it the tests that failed.
+    """
+    ended: dict[str, Ended] = {}
     for lanes in phases:
-        code = run_lanes(lanes, write)
-        worst = max(worst, code, key=abs)
-        if code == INTERRUPTED:
+        ended |= run_lanes(lanes, write)
+        if any(lane.code == INTERRUPTED for lane in ended.values()):
             break
-    return worst
+    for name, lane in ended.items():
+        write(f"{name}: exit code {lane.code}: {lane.last_line}\n")
+        for failure in lane.failures:
+            write(f"{name}: {failure}\n")
+    return max((lane.code for lane in ended.values()), key=abs)
 
 
-def run_lanes(lanes: Lanes, write: Callable[[str], None]) -> int:
-    """Run pytest once for each lane, write their lines with the lane's name, and return the worst exit code.
+def run_lanes(lanes: Lanes, write: Callable[[str], None]) -> Mapping[str, Ended]:
+    """Run pytest once for each lane, write their lines with the lane's name, and return how each ended.
 
     Each lane has a chain of its own. SIGINT and SIGTERM go on to every lane once, which then stops its servers.
     """
     running = {name: _start(arguments) for name, arguments in lanes.items()}
-    last_lines: dict[str, str] = {}
+    lines: dict[str, list[str]] = {name: [] for name in lanes}
     pumps = [
-        threading.Thread(target=_pump, args=(name, process, write, last_lines), daemon=True)
+        threading.Thread(target=_pump, args=(name, process, write, lines[name]), daemon=True)
         for name, process in running.items()
     ]
     for pump in pumps:
@@ -69,9 +85,13 @@ def run_lanes(lanes: Lanes, write: Callable[[str], None]) -> int:
         codes = {name: process.wait() for name, process in running.items()}
     for pump in pumps:
         pump.join(OUTPUT_LIMIT_S)
-    for name, code in codes.items():
-        write(f"{name}: exit code {code}: {last_lines.get(name, '').strip('= ')}\n")
-    return max(codes.values(), key=abs)
+    return {name: _ended(code, lines[name]) for name, code in codes.items()}
+
+
+def _ended(code: int, lines: Sequence[str]) -> Ended:
+    # pytest's summary of failures is the only place where a line begins with these words.
+    failures = [line.strip() for line in lines if line.startswith(("FAILED ", "ERROR "))]
+    return Ended(code, lines[-1].strip("= \n") if lines else "", failures)
 
 
 def _start(arguments: Sequence[str]) -> subprocess.Popen[str]:
@@ -88,12 +108,12 @@ def _start(arguments: Sequence[str]) -> subprocess.Popen[str]:
     )
 
 
-def _pump(name: str, process: subprocess.Popen[str], write: Callable[[str], None], last_lines: dict[str, str]) -> None:
+def _pump(name: str, process: subprocess.Popen[str], write: Callable[[str], None], written: list[str]) -> None:
     assert process.stdout is not None
     with process.stdout as lines:
         for line in lines:
             write(f"{name} | {line}")
-            last_lines[name] = line
+            written.append(line)
 
 
 @contextlib.contextmanager

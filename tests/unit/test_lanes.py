@@ -22,6 +22,18 @@ def test_waits(servers):
     time.sleep(60)
 """
 
+RED = """
+import pytest
+
+@pytest.fixture
+def broken():
+    yield
+    assert 1 == 2
+
+def test_red(broken):
+    assert 0
+"""
+
 
 def lane(path: Path, text: str) -> tuple[str, ...]:
     """Write a test and give the arguments that run only it, without this project's own servers."""
@@ -38,20 +50,24 @@ def test_every_test_is_in_one_lane() -> None:
 
 
 def test_a_failure_in_one_lane_fails_all_and_the_other_goes_on(tmp_path: Path) -> None:
-    """Each line has its lane's name, and the last lines say how each ended."""
+    """Each line has its lane's name, and the last lines say how each ended and which tests failed."""
     written: list[str] = []
     lanes = {
-        "red": lane(tmp_path / "test_red.py", "def test_red():\n    assert 0\n"),
+        "red": lane(tmp_path / "test_red.py", RED),
         "green": lane(tmp_path / "test_green.py", "def test_green():\n    pass\n"),
     }
 
     code = run_phases([lanes, {"later": lanes["green"]}], written.append)
 
     assert code == 1
-    ends = [line for line in written if ": exit code " in line]
-    assert ends[0].startswith("red: exit code 1: 1 failed in ")
-    assert ends[1].startswith("green: exit code 0: 1 passed in ")
-    assert ends[2].startswith("later: exit code 0: 1 passed in ")
+    ends = written[-5:]
+    assert ends[0].startswith("red: exit code 1: 1 failed, 1 error in ")
+    assert ends[1].startswith("red: FAILED ")
+    assert "test_red.py::test_red" in ends[1]
+    assert ends[2].startswith("red: ERROR ")
+    assert "test_red.py::test_red" in ends[2]
+    assert ends[3].startswith("green: exit code 0: 1 passed in ")
+    assert ends[4].startswith("later: exit code 0: 1 passed in ")
     assert any(line.startswith("red | ") and "assert 0" in line for line in written)
 
 
