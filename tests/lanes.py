@@ -38,13 +38,16 @@ PHASES: Final[Sequence[Lanes]] = (
 INTERRUPTED: Final = 2
 """pytest's exit code after a signal."""
 
+FAILURE_LINES_MAX: Final = 100
+"""Of a lane's failures at the end; all of them are above."""
+
 OUTPUT_LIMIT_S: Final = 10.0
 """For the rest of the output of a lane that has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a lane ended: pytest's exit code and last line, and its own line for each test that failed."""
+    """How a lane ended: pytest's exit code and last line, and its own summary of what failed."""
 
     code: int
     last_line: str
@@ -89,9 +92,10 @@ def run_lanes(lanes: Lanes, write: Callable[[str], None]) -> Mapping[str, Ended]
 
 
 def _ended(code: int, lines: Sequence[str]) -> Ended:
-    # pytest's summary of failures is the only place where a line begins with these words.
-    failures = [line.strip() for line in lines if line.startswith(("FAILED ", "ERROR "))]
-    return Ended(code, lines[-1].strip("= \n") if lines else "", failures)
+    headings = [number for number, line in enumerate(lines) if "= short test summary info =" in line]
+    failures = lines[headings[-1] + 1 : -1] if headings else ()
+    last_line = lines[-1].strip("= \n") if lines else ""
+    return Ended(code, last_line, [line.rstrip() for line in failures[:FAILURE_LINES_MAX]])
 
 
 def _start(arguments: Sequence[str]) -> subprocess.Popen[str]:

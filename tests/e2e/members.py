@@ -15,6 +15,7 @@ from typing import Final
 START_LIMIT_S: Final = 30.0
 STOP_LIMIT_S: Final = 20.0
 PROBE_INTERVAL_S: Final = 0.05
+LOG_END_CHARACTERS: Final = 6_000
 
 
 RUN: Final = ("operations", "consumer", "run")
@@ -29,7 +30,7 @@ class Member:
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *module],
-                env={**os.environ, **environment},
+                env={**os.environ, "PYTHONFAULTHANDLER": "1", **environment},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -78,8 +79,13 @@ class Member:
             try:
                 self.terminate()
             except subprocess.TimeoutExpired:
-                self.kill()
-                raise
+                raise AssertionError(f"does not stop within {STOP_LIMIT_S} s: {self._where_it_hangs()}") from None
+
+    def _where_it_hangs(self) -> str:
+        """End it with its stacks in the log, by Python's faulthandler; return the log's end."""
+        self._process.send_signal(signal.SIGABRT)
+        self._process.wait(STOP_LIMIT_S)
+        return self.log[-LOG_END_CHARACTERS:]
 
 
 @contextlib.contextmanager
