@@ -25,6 +25,7 @@ IMPLEMENTATIONS = {"fake": FakeEventStream, "consumer": KafkaEventStream, "class
 
 PARTITIONS = 2
 ANSWER_LIMIT_S = 60.0
+COMMIT_LIMIT_S = 2.0
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -380,9 +381,20 @@ def both_own_one(system: System, first: EventStream, second: EventStream) -> int
         for member, records in zip((first, second), shares, strict=True):
             member.commit(next_positions(records))
         owned = [{one.partition for one in records} for records in shares]
-        if all(len(one) == 1 for one in owned) and owned[0] != owned[1]:
+        if all(len(one) == 1 for one in owned) and owned[0] != owned[1] and are_committed(system, *shares):
             return owned[0].pop()
     raise AssertionError("the group does not settle")
+
+
+def are_committed(system: System, *shares: Sequence[Record]) -> bool:
+    """Wait for offsets that are on their way; tell whether they came, as Kafka refuses them while members change."""
+    wanted = {one.partition: one.next_offset for records in shares for one in next_positions(records)}
+    deadline = time.monotonic() + COMMIT_LIMIT_S
+    while not wanted.items() <= system.committed().items():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def test_a_member_that_leaves_hands_its_partitions_over(system: System) -> None:

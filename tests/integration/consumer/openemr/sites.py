@@ -200,11 +200,13 @@ class Site:
             sa.event.remove(engine, "before_cursor_execute", record)
 
 
-def open_target(url: str, ledger: str, *, username: str = "emrsync", **chosen: Any) -> OpenEmrTarget:
+def open_target(
+    url: str, ledger: str, *, username: str = "emrsync", group_id: str = "rules", **chosen: Any
+) -> OpenEmrTarget:
     """Start a writer; its connections are given back when it does not start."""
     engine = session.create_engine(url)
     try:
-        return OpenEmrTarget(engine, ledger_schema=ledger, group_id="rules", choices=SiteChoices(username, **chosen))
+        return OpenEmrTarget(engine, ledger_schema=ledger, group_id=group_id, choices=SiteChoices(username, **chosen))
     except BaseException:
         engine.dispose()
         raise

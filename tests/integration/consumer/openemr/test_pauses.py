@@ -7,7 +7,6 @@ import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import structlog
@@ -16,6 +15,7 @@ from typer.testing import CliRunner
 from connectors.events import Event
 from consumer.loop import ConsumerLoop
 from consumer.openemr import target as target_module
+from consumer.openemr.target import OpenEmrTarget
 from consumer.outcome import Applied, ErrorClass, Failed, Waiting
 from consumer.ports import OutdatedError, PausedError
 from consumer.retry_failed import RetryLimits
@@ -43,11 +43,15 @@ def now() -> dt.datetime:
 
 
 class Clinic(Pipeline):
-    """A pipeline whose OpenEMR is real, on the real clock; use it in a with block."""
+    """A pipeline whose OpenEMR is real, on the real clock; use it in a with block.
 
-    def __init__(self, site: Site) -> None:
+    Its stream is its own, and so is its group: the ledger would take two streams of one group for one.
+    """
+
+    def __init__(self, site: Site, group_id: str = "rules") -> None:
         super().__init__()
         self._site = site
+        self._group_id = group_id
         self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Clinic:
@@ -60,8 +64,7 @@ class Clinic(Pipeline):
 
     def member(self) -> ConsumerLoop:
         """Start a member."""
-        target = open_target(self._site.writer_url, self._site.ledger)
-        self._held.callback(target.close)
+        target = self._opened()
         stream = FakeEventStream(self.broker, self.faults)
         return ConsumerLoop(
             stream, target, FakeMarker(self.source, self.faults), InlineExecutor(), limits=self.limits, clock=now
@@ -69,19 +72,18 @@ class Clinic(Pipeline):
 
     def retrier(self) -> RetryRole:
         """Start a retrier."""
-
-        def opened() -> Any:
-            target = open_target(self._site.writer_url, self._site.ledger)
-            self._held.callback(target.close)
-            return target
-
         return RetryRole(
             FakeFailedRows(self.source, self.faults),
-            opened,
+            self._opened,
             FakeMarker(self.source, self.faults),
             limits=RetryLimits(),
             interval_s=0.05,
         )
+
+    def _opened(self) -> OpenEmrTarget:
+        target = open_target(self._site.writer_url, self._site.ledger, group_id=self._group_id)
+        self._held.callback(target.close)
+        return target
 
     def turn(self, loop: ConsumerLoop, seconds: float) -> None:
         """Let a member work for a while."""
@@ -215,7 +217,7 @@ def test_maintenance_under_load_loses_and_fails_nothing(site: Site, emrsync: Emr
         while not stop.is_set():
             world.turn(loop, 0.05)
 
-    with Clinic(site) as one, Clinic(site) as other:
+    with Clinic(site, "one") as one, Clinic(site, "other") as other:
         worlds = [(world, world.member()) for world in (one, other)]
         events: list[tuple[Clinic, Event]] = []
         threads = [threading.Thread(target=work, args=pair) for pair in worlds]
