@@ -14,6 +14,19 @@ PACKET_CHARACTERS_MAX: Final = 4_194_304
 _OPTION: Final = "emrsync_packet"
 
 
+class PacketConnection(pymysql.connections.Connection):
+    """A connection to the server that can be told that a packet has committed already."""
+
+    is_committed = False
+
+    def commit(self) -> None:
+        """Commit, unless a packet has just done so: that would be one more round trip on the event's way."""
+        if self.is_committed:
+            self.is_committed = False
+        else:
+            super().commit()
+
+
 class Packet:
     """The statements kept back on one connection; they run in the order in which they were added.
 
@@ -70,9 +83,12 @@ class Packet:
         Nothing is asked when nothing was kept back, and the answer is empty. Raises as send does.
         """
         assert self._transaction is not None  # noqa: S101 - the caller's order
-        # The server commits at the end of the packet, unless an error stopped it before; SQLAlchemy's own COMMIT then
-        # finds nothing to do, and is no longer on the event's way.
-        answer = self._send(["COMMIT", after])[-1] if self._statements else ()
+        answer: Sequence[tuple[Any, ...]] = ()
+        if self._statements:
+            # The server commits unless an error stopped it before. The question begins a transaction of its own,
+            # which must not outlive it: it would hold up whoever alters the ledger.
+            _, answer, _ = self._send(["COMMIT", after, "COMMIT"])
+            _dbapi_connection(self._connection).is_committed = True
         try:
             self._transaction.commit()
         except sa.exc.DBAPIError:
@@ -114,18 +130,28 @@ class Packet:
         return wrapped
 
 
+def _dbapi_connection(connection: sa.Connection) -> PacketConnection:
+    found = connection.connection.dbapi_connection
+    assert isinstance(found, PacketConnection)  # noqa: S101 - keep_back has opened it
+    return found
+
+
 def packet_of(connection: sa.Connection) -> Packet | None:
     """Return the packet of a connection that has one."""
     found = connection.get_execution_options().get(_OPTION)
     return found if isinstance(found, Packet) else None
 
 
-def send_before(engine: sa.Engine) -> None:
-    """Let every statement of the engine that SQLAlchemy runs come after those that are kept back."""
+def keep_back(engine: sa.Engine) -> None:
+    """Let packets be sent on the engine's connections, before every statement that SQLAlchemy runs."""
+
+    def connect(_dialect: object, _record: object, arguments: Any, options: Any) -> PacketConnection:
+        return PacketConnection(*arguments, **options)
 
     def send(connection: sa.Connection, *_rest: object) -> None:
         packet = packet_of(connection)
         if packet is not None:
             packet.send()
 
+    sa.event.listen(engine, "do_connect", connect)
     sa.event.listen(engine, "before_cursor_execute", send)

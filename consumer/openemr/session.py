@@ -9,7 +9,7 @@ from typing import Final
 import sqlalchemy as sa
 from pymysql.constants import CLIENT
 
-from consumer.openemr.packet import send_before
+from consumer.openemr.packet import keep_back
 
 SQL_MODE: Final = "STRICT_TRANS_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 """Refuse what OpenEMR's own sessions (sql_mode '') would cut or zero; for our sessions only, never global."""
@@ -43,7 +43,7 @@ def create_engine(url: str) -> sa.Engine:
             ),
         },
     )
-    send_before(engine)
+    keep_back(engine)
     return engine
 
 

@@ -61,6 +61,35 @@ def test_statements_are_kept_back_until_the_commit(engine: sa.Engine, connection
     assert ["a;b", "it's", "50 %s", "\\'; --"] == words(engine)
 
 
+def test_a_commit_is_not_sent_twice_and_leaves_no_transaction(engine: sa.Engine, connection: sa.Connection) -> None:
+    """Neither of the rows nor of the question behind them; the next one commits again."""
+    packet = Packet(connection)
+    number, before = own_id_and_commits(connection)
+    with connection.begin() as transaction:
+        packet.open(transaction)
+        put(connection, (1, "one"))
+        packet.commit(f"SELECT COUNT(*) FROM {TABLE}")
+    packet.discard()
+    with engine.begin() as other:
+        open_ones = "SELECT COUNT(*) FROM information_schema.INNODB_TRX WHERE trx_mysql_thread_id = %s"
+        assert 0 == other.exec_driver_sql(open_ones, (number,)).scalar()
+        other.exec_driver_sql(f"ALTER TABLE {TABLE} MODIFY word VARCHAR(20) NOT NULL")
+    # Ours are the one for the rows and the one for the question, and that of the look before.
+    assert before + 3 == own_id_and_commits(connection)[1]
+
+    with connection.begin():
+        put(connection, (2, "two"))
+    assert ["one", "two"] == words(engine)
+
+
+def own_id_and_commits(connection: sa.Connection) -> tuple[int, int]:
+    """Give the connection's number and how many commits the server has had from it."""
+    with connection.begin():
+        number = connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar_one()
+        found = connection.exec_driver_sql("SHOW SESSION STATUS LIKE 'Com_commit'").one()
+        return int(number), int(found[1])
+
+
 def test_a_read_sees_what_was_kept_back(connection: sa.Connection) -> None:
     """It is sent before."""
     packet = Packet(connection)
