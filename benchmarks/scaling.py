@@ -13,7 +13,7 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +23,8 @@ from rich.table import Table
 
 from benchmarks.chain import Chain, await_chain, running_chain
 from benchmarks.processor import Processor
-from benchmarks.workload import Row, insert
+from benchmarks.workload import Row, insert, patient
+from connectors.outbox import EntityType, Operation
 from stack import Stack
 from tests.chaos.load import WRITERS, Writer
 from tests.e2e.members import Member, wait_for
@@ -87,17 +88,19 @@ def main() -> None:
         default=3,
         help="of each number of members, in turn; the median, of two the better one, and the mean are shown",
     )
+    parser.add_argument("--creates", action="store_true", help="only new patients, and no mix of all kinds")
     parser.add_argument("--home", type=Path, help="a provisioned stack that is up, and is left up; else one is made")
     parser.add_argument("--output", type=Path, default=Path("bench-results"), help="folder for the JSON file")
     chosen = parser.parse_args()
     console = Console()
+    backlog = _new_patients if chosen.creates else _mix
     with _chain(chosen.home, console) as chain:
         # A broker and a database that have just started are not what anyone waits for later.
-        _round(chain, 1, chosen.events // 4)
+        _round(chain, 1, backlog, chosen.events // 4)
         rounds = []
         # In turn, so that a change of the machine's speed meets all of them alike.
         for members in chosen.members * chosen.rounds:
-            rounds.append(_round(chain, members, chosen.events))
+            rounds.append(_round(chain, members, backlog, chosen.events))
             console.print(f"{members} members: {rounds[-1].events_per_s:,.0f} events/s")
     medians = [_median(rounds, members) for members in chosen.members]
     console.print(_table(medians, rounds), _shares(medians), sep="\n")
@@ -123,14 +126,14 @@ def _chain(home: Path | None, console: Console) -> Iterator[Chain]:
         yield chain
 
 
-def _round(chain: Chain, members: int, events: int) -> Round:
+def _round(chain: Chain, members: int, backlog: Callable[[int, int], Iterator[Row]], events: int) -> Round:
     openemr = sa.create_engine(chain.variables["EMRSYNC_OPENEMR_ADMIN_URL"])
     ports = [free_port() for _ in range(members)]
     with _members(chain, ports) as started:
         with openemr.connect() as gate:
             gate.exec_driver_sql(_SHUT_GATE).all()
             before = chain.records()
-            count = insert(chain.app, _backlog(events, FIRST_NUMBER + before))
+            count = insert(chain.app, backlog(events, FIRST_NUMBER + before))
             await_chain(lambda: chain.records() >= before + count, chain.records)
             # Each has a first batch in hand, and all wait for the same lock.
             wait_for(lambda: _counters(openemr)[0] >= members, START_LIMIT_S, lambda: [one.log for one in started])
@@ -180,7 +183,11 @@ def _members(chain: Chain, ports: Sequence[int]) -> Iterator[Sequence[Member]]:
         yield started
 
 
-def _backlog(events: int, first_number: int) -> Iterator[Row]:
+def _new_patients(events: int, first_number: int) -> Iterator[Row]:
+    return (Row(EntityType.PATIENT, Operation.CREATE, patient(first_number + number)) for number in range(events))
+
+
+def _mix(events: int, first_number: int) -> Iterator[Row]:
     """Give the mixed load of the chaos tests: transactions about patients of their own, with visits and orders."""
     writers = [Writer(first_number + number, random.Random(number)) for number in range(WRITERS)]
     rows = itertools.chain.from_iterable(writer.transaction() for writer in itertools.cycle(writers))
@@ -202,7 +209,7 @@ def _sum(spent: Sequence[Samples], name: str) -> float:
 
 def _table(shown: Sequence[Round], rounds: Sequence[Round]) -> Table:
     means = [statistics.mean(one.events_per_s for one in rounds if one.members == each.members) for each in shown]
-    table = Table(title=f"drain of {shown[0].events:,} mixed events")
+    table = Table(title=f"drain of {shown[0].events:,} events")
     for heading in (
         "members",
         "events/s",

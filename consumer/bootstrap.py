@@ -75,10 +75,7 @@ def member_again() -> Iterator[None]:
 
 
 def await_target(settings: ConsumerSettings, stop: StopSignal, meters: Unmetered) -> OpenEmrTarget | None:
-    """Connect to OpenEMR's database as soon as it lacks nothing that the group has passed.
-
-    Returns None when asked to stop before that.
-    """
+    """Connect to OpenEMR as soon as it lacks nothing that the group has passed; None when asked to stop before that."""
     backoff = Backoff()
     told: str | None = None
     while not stop.is_set():
@@ -118,6 +115,7 @@ def member_options(settings: ConsumerSettings) -> Mapping[str, Any]:
         group_id=settings.consumer_group,
         client_id=settings.client_id,
         classic=settings.group_protocol == "classic",
+        assignor=settings.group_assignor,
     )
 
 

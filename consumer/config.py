@@ -136,6 +136,9 @@ class ConsumerSettings(SettlingSettings):
     group_protocol: Literal["consumer", "classic"] = "consumer"
     """KIP-848, or the classic protocol for brokers before 4.0."""
 
+    group_assignor: Literal["uniform", "range"] = "uniform"
+    """How a KIP-848 group deals partitions out: all topics together, or each topic alike to all members."""
+
     batch_records_max: Annotated[int, Field(ge=1, le=500)] = 500
     """Most events of one transaction."""
 

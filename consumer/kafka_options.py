@@ -6,9 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def consumer_options(*, bootstrap_servers: str, group_id: str, client_id: str, classic: bool) -> Mapping[str, Any]:
+def consumer_options(
+    *, bootstrap_servers: str, group_id: str, client_id: str, classic: bool, assignor: str = "uniform"
+) -> Mapping[str, Any]:
     """Give the options of one member, written out because their defaults lose or delay events."""
-    protocol: Mapping[str, Any] = {"group.protocol": "consumer"}  # KIP-848: no stop-the-world when members change
+    protocol: Mapping[str, Any] = {
+        "group.protocol": "consumer",  # KIP-848: no stop-the-world when members change
+        "group.remote.assignor": assignor,  # else the broker's first, which may be either
+    }
     if classic:
         protocol = {
             "group.protocol": "classic",

@@ -41,6 +41,7 @@ class OperationsSettings(MetricsSettings):
         source_log_bytes_max, source_log_hours_min: beyond them what the source keeps for the connector is a finding.
         source_log_disk_bytes: what the source's disk has for its log, where the source itself sets no limit.
         cdc_tls_mode: in the words of the connector's driver.
+        group_assignor: how the members have partitions dealt out.
         operator: who is remembered as having decided something; the user of the operating system when not given.
         record_bytes_max: the consumers' own limit.
     """
@@ -52,6 +53,7 @@ class OperationsSettings(MetricsSettings):
     openemr_admin_url: pydantic.SecretStr | None = None
     kafka_bootstrap_servers: str | None = None
     consumer_group: str = "emrsync"
+    group_assignor: Literal["uniform", "range"] = "uniform"
     topic_prefix: str = TOPIC_PREFIX
     kafka_partitions: int = pydantic.Field(default=PARTITIONS, ge=1, le=1_000)
     kafka_replication_factor: int = pydantic.Field(default=BROKER_DEFAULT, ge=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Final
 from connectors.topics import entity_topics
 from operations.config import OperationsSettings
 from operations.kafka import PartitionLag
-from operations.kafka_group import GroupAdmin, GroupMember
+from operations.kafka_group import GroupAdmin, GroupMember, members_max
 
 SAMPLE_S: Final = 2.0
 """Between two looks at the offsets, for the rates; commits come several times a second under load."""
@@ -22,6 +23,7 @@ class GroupState:
 
     lag_s: age of the oldest record that is not settled, 0 without one, None when it could not be read.
     settled_per_s, arriving_per_s: records settled and written, per second between the looks.
+    assignor: how partitions are dealt out.
     """
 
     group: str
@@ -30,6 +32,7 @@ class GroupState:
     lag_s: float | None
     settled_per_s: float
     arriving_per_s: float
+    assignor: str = "uniform"
 
     @property
     def lag(self) -> int:
@@ -40,6 +43,11 @@ class GroupState:
     def idle_members(self) -> int:
         """Members that own no partition."""
         return sum(not one.partitions for one in self.members)
+
+    @property
+    def members_max(self) -> int:
+        """How many members can own partitions."""
+        return members_max(collections.Counter(one.topic for one in self.partitions), self.assignor)
 
     @property
     def drain_s(self) -> float | None:
@@ -55,10 +63,10 @@ class GroupState:
         found = []
         if not self.partitions:
             found.append("there are no topics: `emrsync provision` makes them")
-        elif len(self.members) > len(self.partitions):
+        elif len(self.members) > self.members_max:
             found.append(
                 f"{len(self.members)} members share {len(self.partitions)} partitions:"
-                f" {len(self.members) - len(self.partitions)} have nothing to do;"
+                f" {len(self.members) - self.members_max} have nothing to do;"
                 " more partitions are made by `emrsync group partitions`"
             )
         if self.lag and not self.members:
@@ -105,4 +113,5 @@ def read_group(
         lag_s=(max(0.0, clock() - min(heads.values())) if heads else None) if lagging else 0.0,
         settled_per_s=settled / took_s,
         arriving_per_s=max(0, arrived) / took_s,
+        assignor=settings.group_assignor,
     )

@@ -20,7 +20,7 @@ from operations.config import OperationsSettings
 from operations.connect import connect_client
 from operations.failures import FOUND
 from operations.group import SAMPLE_S, GroupState, read_group
-from operations.kafka_group import GroupAdmin
+from operations.kafka_group import GroupAdmin, members_max
 from operations.provision_command import say
 
 app = typer.Typer()
@@ -59,7 +59,7 @@ def scale(
         kafka = GroupAdmin(settings.text("kafka_bootstrap_servers"))
         programs.scale(here, settings, members, kafka=kafka, say=say)
     counts = kafka.partition_counts(entity_topics(settings.topic_prefix))
-    if members > sum(counts.values()):
+    if members > members_max(counts, settings.group_assignor):
         say(f"! {members} members share {sum(counts.values())} partitions: the others have nothing to do")
 
 

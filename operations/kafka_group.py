@@ -152,3 +152,12 @@ class GroupAdmin(KafkaAdmin):
         answers = self._admin.create_partitions(new, operation_timeout=self._answer_limit_s)
         for answer in answers.values():
             self._result(answer)
+
+
+def members_max(partitions: Mapping[str, int], assignor: str) -> int:
+    """Return how many members can own partitions, of these numbers by topic.
+
+    By range each topic is cut into one piece for each member, and the same members get what is left of every topic.
+    """
+    numbers = partitions.values()
+    return max(numbers, default=0) if assignor == "range" else sum(numbers)

@@ -16,7 +16,7 @@ from connectors.topics import entity_topics
 from consumer.config import ConsumerSettings, RetrySettings
 from operations.config import OperationsSettings
 from operations.errors import OperationError
-from operations.kafka_group import GroupAdmin
+from operations.kafka_group import GroupAdmin, members_max
 from stack import Stack
 
 STOP_LIMIT_S: Final = 75
@@ -111,12 +111,13 @@ def _await_share(
 
     One that had to be killed stays in the group with its partitions until its session is over.
     """
-    partitions = sum(kafka.partition_counts(entity_topics(settings.topic_prefix)).values())
+    counts = kafka.partition_counts(entity_topics(settings.topic_prefix))
+    most = members_max(counts, settings.group_assignor)
     deadline_s = time.monotonic() + limit_s
     while True:
         alive = [one for one in kafka.members(settings.consumer_group) if one.member_id not in before]
-        # Where there are more members than partitions, to have joined is all that can be had.
-        if any(one.partitions or len(alive) > partitions for one in alive if one.client_id == name):
+        # Where there are more members than can own partitions, to have joined is all that can be had.
+        if any(one.partitions or len(alive) > most for one in alive if one.client_id == name):
             return
         if time.monotonic() > deadline_s:
             raise MemberAbsentError(

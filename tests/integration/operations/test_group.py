@@ -30,8 +30,12 @@ KEYS: Final = 40
 class Reader:
     """A member of the group that keeps the order in which each key's values came, and commits."""
 
-    def __init__(self, servers: str, group: str, names: tuple[str, ...], *, classic: bool) -> None:
-        options = consumer_options(bootstrap_servers=servers, group_id=group, client_id="reader", classic=classic)
+    def __init__(
+        self, servers: str, group: str, names: tuple[str, ...], *, classic: bool, assignor: str = "uniform"
+    ) -> None:
+        options = consumer_options(
+            bootstrap_servers=servers, group_id=group, client_id="reader", classic=classic, assignor=assignor
+        )
         self._consumer = confluent_kafka.Consumer(dict(options))
         self._consumer.subscribe(list(names))
         self._ended = threading.Event()
@@ -106,6 +110,19 @@ def reader(made: Topics, *, reads: bool, classic: bool = False) -> Iterator[Read
         yield one
     finally:
         one.close()
+
+
+def test_by_range_each_topic_is_dealt_out_to_all_members(made: Topics) -> None:
+    """The brokers do it; by uniform one member may get all of a topic."""
+    with contextlib.ExitStack() as held:
+        for _ in range(2):
+            one = Reader(made.servers, made.prefix, made.names, classic=False, assignor="range")
+            held.callback(one.close)
+
+        def shares() -> list[list[str]]:
+            return [sorted(topic for topic, _ in member.partitions) for member in made.admin.members(made.prefix)]
+
+        wait_for(lambda: shares() == [sorted(made.names)] * 2, 30, shares)
 
 
 def stopped_connector(on_stopped: Callable[[], None]) -> ConnectClient:

@@ -30,7 +30,7 @@ def options(*, classic: bool) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("classic", "protocol"),
     [
-        (False, {"group.protocol": "consumer"}),
+        (False, {"group.protocol": "consumer", "group.remote.assignor": "uniform"}),
         (
             True,
             {

@@ -20,6 +20,9 @@ IDLE = GroupMember("consumer-2", "127.0.0.1", (), "m-2")
 FINE = PartitionLag("emrsync.patient", 0, committed=9, end=9, lag=0)
 BEHIND = PartitionLag("emrsync.patient", 0, committed=9, end=109, lag=100)
 STATE = GroupState("emrsync", (ONE,), (BEHIND,), 3.0, settled_per_s=30.0, arriving_per_s=10.0)
+TOPICS = dataclasses.replace(
+    STATE, partitions=(BEHIND, *(PartitionLag("emrsync.order", number, 0, 0, 0) for number in range(2)))
+)
 
 
 @pytest.mark.parametrize(
@@ -27,6 +30,11 @@ STATE = GroupState("emrsync", (ONE,), (BEHIND,), 3.0, settled_per_s=30.0, arrivi
     [
         (STATE, []),
         (dataclasses.replace(STATE, members=(ONE, IDLE)), ["2 members share 1 partitions: 1 have nothing to do"]),
+        (dataclasses.replace(TOPICS, members=(ONE, IDLE, IDLE)), []),
+        (
+            dataclasses.replace(TOPICS, members=(ONE, IDLE, IDLE), assignor="range"),
+            ["3 members share 3 partitions: 1 have nothing to do"],
+        ),
         (dataclasses.replace(STATE, members=()), ["100 records wait and the group has no member"]),
         (dataclasses.replace(STATE, settled_per_s=0.0), ["100 records wait and none was settled"]),
         (dataclasses.replace(STATE, partitions=()), ["there are no topics"]),
@@ -35,7 +43,16 @@ STATE = GroupState("emrsync", (ONE,), (BEHIND,), 3.0, settled_per_s=30.0, arrivi
             ["emrsync.patient partition 0: stopped at offset 9"],
         ),
     ],
-    ids=["fine", "too many members", "no member", "stuck", "no topics", "halted"],
+    ids=[
+        "fine",
+        "too many members",
+        "a member for each",
+        "too many for a topic",
+        "no member",
+        "stuck",
+        "no topics",
+        "halted",
+    ],
 )
 def test_each_warning_is_told(state: GroupState, words: list[str]) -> None:
     """Exit code 1 hangs on this list."""

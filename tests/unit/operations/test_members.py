@@ -152,6 +152,7 @@ OTHERWISE: Final[dict[str, Any]] = {
     "retry_storm_pause_seconds": 70.0,
     "topic_prefix": "clinic",
     "group_protocol": "classic",
+    "group_assignor": "range",
     "batch_records_max": 100,
     "batch_slow_seconds": 2.5,
     "lock_patience_seconds": 4.0,
