@@ -118,6 +118,7 @@ def test_by_range_each_topic_is_dealt_out_to_all_members(made: Topics) -> None:
         for _ in range(2):
             one = Reader(made.servers, made.prefix, made.names, classic=False, assignor="range")
             held.callback(one.close)
+            one.read_on.set()
 
         def shares() -> list[list[str]]:
             return [sorted(topic for topic, _ in member.partitions) for member in made.admin.members(made.prefix)]
