@@ -60,6 +60,21 @@ def test_what_is_heard_ends_the_trouble(world: World) -> None:
     assert (0, False) == (world.looks, world.contact.is_troubled)
 
 
+def test_a_client_is_looked_at_no_more_often_than_trouble_may_last(world: World) -> None:
+    """Two looks in a row would find the same."""
+    assert not world.lost_after(SILENCE_S)
+    assert not world.lost_after(SILENCE_S - 0.1)
+    assert 1 == world.looks
+
+
+def test_looks_before_an_answer_count_no_more(world: World) -> None:
+    """The next trouble is another one."""
+    assert not world.lost_after(SILENCE_S)
+    world.contact.heard()
+    world.contact.trouble()
+    assert not world.lost_after(SILENCE_S)
+
+
 def test_an_idle_client_that_reaches_kafka_is_out_of_trouble(world: World) -> None:
     """One broker of several was away, and no record has come since."""
     world.reaches = True

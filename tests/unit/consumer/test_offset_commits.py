@@ -93,6 +93,16 @@ def test_what_belongs_to_another_member_is_not_sent_again() -> None:
     assert 2 == len(world.client.sent)
 
 
+def test_a_refusal_that_comes_after_a_partition_has_gone_is_not_sent_again() -> None:
+    """Its next owner may be far beyond."""
+    world = World()
+    world.commits.send(world.client, {FIRST: 5})
+    world.commits.forget([FIRST])
+    world.commits.answered(AWAY, world.client.sent[0])
+    world.later()
+    assert 1 == len(world.client.sent)
+
+
 def test_a_client_that_takes_nothing_is_a_refusal() -> None:
     """It is tried again like one of Kafka's."""
     world = World()
@@ -100,4 +110,4 @@ def test_a_client_that_takes_nothing_is_a_refusal() -> None:
     world.commits.send(world.client, {FIRST: 5})
     world.client.refuses = False
     world.later()
-    assert {FIRST: 5} == world.client.newest
+    assert (2, {FIRST: 5}) == (len(world.client.sent), world.client.newest)
