@@ -76,15 +76,15 @@ def run_lanes(lanes: Lanes, write: Callable[[str], None]) -> Mapping[str, Ended]
 
     Each lane has a chain of its own. SIGINT and SIGTERM go on to every lane once, which then stops its servers.
     """
-    running = {name: _start(arguments) for name, arguments in lanes.items()}
+    running: dict[str, subprocess.Popen[str]] = {}
     lines: dict[str, list[str]] = {name: [] for name in lanes}
-    pumps = [
-        threading.Thread(target=_pump, args=(name, process, write, lines[name]), daemon=True)
-        for name, process in running.items()
-    ]
-    for pump in pumps:
-        pump.start()
+    pumps = []
+    # Before they start: a shell lets what it runs in the background ignore SIGINT, and pytest would inherit that.
     with _passing_signals_to(running.values()):
+        for name, arguments in lanes.items():
+            process = running[name] = _start(arguments)
+            pumps.append(threading.Thread(target=_pump, args=(name, process, write, lines[name]), daemon=True))
+            pumps[-1].start()
         codes = {name: process.wait() for name, process in running.items()}
     for pump in pumps:
         pump.join(OUTPUT_LIMIT_S)
