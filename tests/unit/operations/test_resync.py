@@ -187,6 +187,28 @@ def test_what_chooses_rows_is_refused_where_it_would_be_ignored(deed: str, words
     assert "leave out what chooses rows" in str(called.exception)
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--every"], "--every: goes with --from-tables"),
+        (["--from-tables", "--status", "failed"], "are about rows of the outbox"),
+        (["--from-tables", "--from-seq", "1"], "are about rows of the outbox"),
+        (["--from-tables", "--to-seq", "9"], "are about rows of the outbox"),
+        (["--apply", "--resume", "--why", "a test"], "--apply, --resume and --abort exclude each other"),
+        (["--apply"], "--why: say why"),
+        (["--abort", "--why", " "], "--why: say why"),
+        (["--resume", "--why", "x" * 501], "--why: say why, in 1 to 500 characters"),
+    ],
+)
+@pytest.mark.usefixtures("bare")
+def test_words_that_contradict_each_other_are_refused_before_anything_is_asked(words: list[str], reason: str) -> None:
+    """Nothing is reached here, and no setting is there."""
+    called = CliRunner().invoke(cli.build(["resync"]), ["resync", *words])
+
+    assert isinstance(called.exception, ResyncError)
+    assert reason in str(called.exception)
+
+
 def test_words_say_where_a_resync_is_and_what_comes_next() -> None:
     """After a kill, a pause, a stop, and the end."""
     assert "a resync from the outbox is under way: 4 of 10 events done, 2 more were under way" in (
