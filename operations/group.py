@@ -16,6 +16,10 @@ from operations.kafka_group import GroupAdmin, GroupMember, members_max
 SAMPLE_S: Final = 2.0
 """Between two looks at the offsets, for the rates; commits come several times a second under load."""
 
+HINT_RECORDS_MIN: Final = 1_000
+HINT_SHARE_MIN: Final = 0.9
+"""So much of the lag, in records, and so large a share of it in one topic are worth another dealing of partitions."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GroupState:
@@ -56,6 +60,25 @@ class GroupState:
             return 0.0
         shrinking = self.settled_per_s - self.arriving_per_s
         return self.lag / shrinking if shrinking > 0 else None
+
+    @property
+    def hint(self) -> str | None:
+        """How more members would have to do with what waits, where that is nearly all in one topic."""
+        lags = collections.Counter[str]()
+        for one in self.partitions:
+            lags[one.topic] += one.lag
+        if self.lag < HINT_RECORDS_MIN:
+            return None
+        [(topic, lag)] = lags.most_common(1)
+        without = sum(all(name != topic for name, _ in one.partitions) for one in self.members)
+        owned = sum(name == topic for one in self.members for name, _ in one.partitions)
+        could_have = min(owned, len(self.members))
+        if lag < HINT_SHARE_MIN * self.lag or len(self.members) - without >= could_have:
+            return None
+        return (
+            f"{without} of {len(self.members)} members have no partition of {topic}, where the lag is:"
+            " with EMRSYNC_GROUP_ASSIGNOR=range each topic is dealt out to all members"
+        )
 
     @property
     def warnings(self) -> tuple[str, ...]:

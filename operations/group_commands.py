@@ -111,6 +111,7 @@ def as_mapping(seen: GroupState) -> dict[str, Any]:
         **dataclasses.asdict(seen),
         "lag": seen.lag,
         "idle_members": seen.idle_members,
+        "hint": seen.hint,
         "drain_s": seen.drain_s,
         "warnings": list(seen.warnings),
     }
@@ -136,5 +137,7 @@ def _print(seen: GroupState) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if seen.hint:
+        console.print(seen.hint, highlight=False, markup=False, soft_wrap=True)
     for warning in seen.warnings:
         console.print(f"! {warning}", highlight=False, markup=False, soft_wrap=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -58,6 +58,38 @@ def test_each_warning_is_told(state: GroupState, words: list[str]) -> None:
     """Exit code 1 hangs on this list."""
     assert len(words) == len(state.warnings)
     assert all(warning.startswith(word) for warning, word in zip(state.warnings, words, strict=True))
+
+
+ORDERS, PATIENTS = (tuple((f"emrsync.{name}", number) for number in range(3)) for name in ("order", "patient"))
+MIXED = ORDERS[:2] + PATIENTS[:1], ORDERS[2:] + PATIENTS[1:]
+BY_TOPIC = ORDERS, PATIENTS
+
+
+@pytest.mark.parametrize(
+    ("shares", "lags", "is_told"),
+    [
+        (BY_TOPIC, {"emrsync.patient": 400}, True),
+        (BY_TOPIC, {"emrsync.patient": 300}, False),
+        (BY_TOPIC, {"emrsync.patient": 400, "emrsync.order": 100}, False),
+        (MIXED, {"emrsync.patient": 400}, False),
+        ((PATIENTS[:1], PATIENTS[1:2], PATIENTS[2:], ORDERS), {"emrsync.patient": 400}, False),
+    ],
+    ids=["one topic's", "little", "of both", "both have some", "as many as can"],
+)
+def test_members_that_cannot_help_with_the_lag_are_told(
+    shares: Sequence[tuple[tuple[str, int], ...]], lags: Mapping[str, int], is_told: bool
+) -> None:
+    """No warning: the group drains, and would faster if they could."""
+    members = tuple(GroupMember(f"c-{n}", "127.0.0.1", share, f"m-{n}") for n, share in enumerate(shares))
+    partitions = tuple(
+        PartitionLag(*place, 0, lags.get(place[0], 0), lags.get(place[0], 0)) for place in ORDERS + PATIENTS
+    )
+    seen = dataclasses.replace(STATE, members=members, partitions=partitions)
+
+    assert (seen.hint or "").startswith("1 of 2 members have no partition of emrsync.patient") == is_told
+    assert is_told == (seen.hint is not None)
+    assert seen.hint == as_mapping(seen)["hint"]
+    assert () == seen.warnings or len(members) > 2
 
 
 def test_the_time_to_drain_is_what_both_rates_leave() -> None:
