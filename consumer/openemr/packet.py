@@ -21,9 +21,7 @@ class PacketConnection(pymysql.connections.Connection):
 
     def commit(self) -> None:
         """Commit, unless a packet has just done so: that would be one more round trip on the event's way."""
-        if self.is_committed:
-            self.is_committed = False
-        else:
+        if not self.is_committed:
             super().commit()
 
 
@@ -84,17 +82,20 @@ class Packet:
         """
         assert self._transaction is not None  # noqa: S101 - the caller's order
         answer: Sequence[tuple[Any, ...]] = ()
+        server = _dbapi_connection(self._connection)
         if self._statements:
             # The server commits unless an error stopped it before. The question begins a transaction of its own,
             # which must not outlive it: it would hold up whoever alters the ledger.
             _, answer, _ = self._send(["COMMIT", after, "COMMIT"])
-            _dbapi_connection(self._connection).is_committed = True
+            server.is_committed = True
         try:
             self._transaction.commit()
         except sa.exc.DBAPIError:
             # A transaction whose commit failed stays on the connection until it is rolled back, and no other begins.
             self._transaction.rollback()
             raise
+        finally:
+            server.is_committed = False
         return answer
 
     def _send(self, last: Sequence[str]) -> Sequence[Sequence[tuple[Any, ...]]]:
