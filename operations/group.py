@@ -63,20 +63,20 @@ class GroupState:
 
     @property
     def hint(self) -> str | None:
-        """How more members would have to do with what waits, where that is nearly all in one topic."""
+        """How members that have no part in the lag could get one, where nearly all of it is in one topic."""
+        if self.lag < HINT_RECORDS_MIN:
+            return None
         lags = collections.Counter[str]()
         for one in self.partitions:
             lags[one.topic] += one.lag
-        if self.lag < HINT_RECORDS_MIN:
-            return None
         [(topic, lag)] = lags.most_common(1)
-        without = sum(all(name != topic for name, _ in one.partitions) for one in self.members)
-        owned = sum(name == topic for one in self.members for name, _ in one.partitions)
-        could_have = min(owned, len(self.members))
-        if lag < HINT_SHARE_MIN * self.lag or len(self.members) - without >= could_have:
+        owned = [sum(name == topic for name, _ in one.partitions) for one in self.members]
+        without = owned.count(0)
+        could_help = min(sum(owned), len(owned))
+        if lag < HINT_SHARE_MIN * self.lag or len(owned) - without >= could_help:
             return None
         return (
-            f"{without} of {len(self.members)} members have no partition of {topic}, where the lag is:"
+            f"{without} of {len(owned)} members have no partition of {topic}, where the lag is:"
             " with EMRSYNC_GROUP_ASSIGNOR=range each topic is dealt out to all members"
         )
 

@@ -30,9 +30,7 @@ KEYS: Final = 40
 class Reader:
     """A member of the group that keeps the order in which each key's values came, and commits."""
 
-    def __init__(
-        self, servers: str, group: str, names: tuple[str, ...], *, classic: bool, assignor: str = "uniform"
-    ) -> None:
+    def __init__(self, servers: str, group: str, names: tuple[str, ...], *, classic: bool, assignor: str) -> None:
         options = consumer_options(
             bootstrap_servers=servers, group_id=group, client_id="reader", classic=classic, assignor=assignor
         )
@@ -100,9 +98,9 @@ def made(chain: Mapping[str, str]) -> Topics:
 
 
 @contextlib.contextmanager
-def reader(made: Topics, *, reads: bool, classic: bool = False) -> Iterator[Reader]:
+def reader(made: Topics, *, reads: bool, classic: bool = False, assignor: str = "uniform") -> Iterator[Reader]:
     """Give a member that reads, or only joins."""
-    one = Reader(made.servers, made.prefix, made.names, classic=classic)
+    one = Reader(made.servers, made.prefix, made.names, classic=classic, assignor=assignor)
     try:
         wait_for(lambda: sum(len(m.partitions) for m in made.admin.members(made.prefix)) == 6, 30, lambda: "no share")
         if reads:
@@ -114,11 +112,7 @@ def reader(made: Topics, *, reads: bool, classic: bool = False) -> Iterator[Read
 
 def test_by_range_each_topic_is_dealt_out_to_all_members(made: Topics) -> None:
     """The brokers do it; by uniform one member may get all of a topic."""
-    with contextlib.ExitStack() as held:
-        for _ in range(2):
-            one = Reader(made.servers, made.prefix, made.names, classic=False, assignor="range")
-            held.callback(one.close)
-            one.read_on.set()
+    with reader(made, reads=True, assignor="range"), reader(made, reads=True, assignor="range"):
 
         def shares() -> list[list[str]]:
             return [sorted(topic for topic, _ in member.partitions) for member in made.admin.members(made.prefix)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -248,21 +248,27 @@ def test_a_partition_that_went_to_another_member_has_no_lag_here(
     assert 1 == sum(name == "emrsync_lag_records" for name, _labels in samples)
 
 
+def metered_at(
+    stream: ScriptedStream, registry: CollectorRegistry, ends: Mapping[Place, int], clock: Callable[[], float]
+) -> MeteredStream:
+    """Give a stream whose partitions end there, and that has no trouble."""
+    return MeteredStream(
+        stream,  # type: ignore[arg-type]  # what a poll needs
+        StreamMetrics(registry),
+        SettlingMetrics(registry),
+        lambda: ends,
+        clock,
+        is_troubled=lambda: False,
+    )
+
+
 def test_the_lag_of_a_partition_is_the_age_of_its_oldest_uncommitted_record() -> None:
     """Batch by batch, as commits come."""
     registry = CollectorRegistry()
     place = "emrsync.patient", 0
     now = [1_000.0]
     stream = ScriptedStream([[Record(*place, 5, b"k", b"", (), 900_000)], [Record(*place, 6, b"k", b"", (), 950_000)]])
-    settling = SettlingMetrics(registry)
-    metered = MeteredStream(
-        stream,  # type: ignore[arg-type]  # what a poll needs
-        StreamMetrics(registry),
-        settling,
-        lambda: {place: 7},
-        lambda: now[0],
-        is_troubled=lambda: False,
-    )
+    metered = metered_at(stream, registry, {place: 7}, lambda: now[0])
 
     def lag() -> tuple[float | None, float | None]:
         now[0] += 10
@@ -287,15 +293,7 @@ def test_what_was_known_of_a_partition_is_forgotten_when_it_goes() -> None:
     place = "emrsync.patient", 0
     now = [1_000.0]
     stream = ScriptedStream([[Record(*place, 5, b"k", b"", (), 900_000)], [], [Record(*place, 19, b"k", b"", (), 0)]])
-    settling = SettlingMetrics(registry)
-    metered = MeteredStream(
-        stream,  # type: ignore[arg-type]  # what a poll needs
-        StreamMetrics(registry),
-        settling,
-        lambda: {place: 20},
-        lambda: now[0],
-        is_troubled=lambda: False,
-    )
+    metered = metered_at(stream, registry, {place: 20}, lambda: now[0])
     settled: list[Any] = []
     metered.before_revoke(settled.append)
     labels = {"topic": place[0], "partition": "0"}
