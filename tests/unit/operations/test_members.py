@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
@@ -70,15 +71,16 @@ class Home(Stack):
 
 
 class Group(GroupAdmin):
-    """Two partitions; each look finds the next members, the last for ever."""
+    """Two partitions of each of some topics; each look finds the next members, the last for ever."""
 
-    def __init__(self, home: Home, *looks: Sequence[GroupMember]) -> None:
+    def __init__(self, home: Home, *looks: Sequence[GroupMember], topics: int = 1) -> None:
         self._home = home
+        self._topics = topics
         self._looks = list(looks) or [()]
 
     def partition_counts(self, topics: Collection[str]) -> Mapping[str, int]:
         """See GroupAdmin."""
-        return {next(iter(topics)): 2}
+        return dict.fromkeys(list(topics)[: self._topics], 2)
 
     def members(self, group: str) -> tuple[GroupMember, ...]:  # noqa: ARG002 - the base's
         """See GroupAdmin."""
@@ -283,3 +285,17 @@ def test_a_member_for_whom_no_partition_is_left_need_not_have_one(settings: Oper
     restart(home, settings, kafka=group, say=say, limit_s=0.3)
 
     assert home.done == ["look", "stop consumer-1", "start consumer-1", "look"]
+
+
+@pytest.mark.parametrize("assignor", ["uniform", "range"])
+def test_by_range_a_third_member_of_two_partitions_each_need_not_have_one(
+    settings: OperationsSettings, assignor: str
+) -> None:
+    """By uniform it gets one of another topic, and is waited for."""
+    home = Home("consumer-1")
+    others = [owner(2, 2), owner(3, 2)]
+    group = Group(home, [owner(1, 0), *others], [owner(1, 0, life=2), *others], topics=2)
+    chosen = settings.model_copy(update={"group_assignor": assignor})
+
+    with contextlib.nullcontext() if assignor == "range" else pytest.raises(MemberAbsentError):
+        restart(home, chosen, kafka=group, say=say, limit_s=0.3)
